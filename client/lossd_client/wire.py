@@ -1,0 +1,374 @@
+"""The wire format of lossd: names, dtypes, the request document and tensor containers.
+
+A safetensors body is
+
+    8 bytes   length H of the header, unsigned little-endian
+    H bytes   JSON {name: {"dtype", "shape", "data_offsets": [begin, end]},
+                    "__metadata__": {"request" | "response": JSON text}}, padded with spaces
+    rest      the tensors' bytes, row-major little-endian, offsets counted from here
+
+and a tensor inside JSON is `{"dtype", "shape", "base64"}`. Request tensors carry the input's
+name (`logits`), answer tensors the names of `ANSWER_PREFIXES`; where a request holds several
+input objects, each name is preceded by the object's number: `0/logits`, `1/gradient/logits`.
+
+This module knows neither HTTP nor torch; service and client both import it, so that there is
+one format.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import ml_dtypes
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lossd_client.errors import MalformedBodyError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Json = Any
+"""A JSON value from outside, before it is looked at."""
+
+JSON = "application/json"
+SAFETENSORS = "application/vnd.safetensors"
+OCTET_STREAM = "application/octet-stream"
+MULTIPART = "multipart/form-data"
+PROBLEM = "application/problem+json"
+
+REQUEST_ID_HEADER = "X-Request-ID"
+
+ANSWER_PREFIXES = ("loss", "total", "gradient", "gradient_scale", "map", "per_class", "statistics")
+"""First path element of the tensors of an answer, in the order they are written."""
+
+SAFETENSORS_CODES: dict[str, str] = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+}
+"""The dtypes of the wire and their safetensors names."""
+
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+    for name in SAFETENSORS_CODES
+}
+_DTYPE_OF_CODE = {code: NUMPY_DTYPES[name] for name, code in SAFETENSORS_CODES.items()}
+
+_HEADER_LENGTH = struct.Struct("<Q")
+_MAX_HEADER_BYTES = 16 << 20
+_ALIGNMENT_BYTES = 64
+_MAX_AXES = 8
+_MAX_ELEMENTS = 1 << 48
+
+Gradient = Literal["none", "total", "each"]
+GradientDtype = Literal["float16", "bfloat16", "float32", "float64"]
+Task = Literal["binary", "multiclass", "multilabel"]
+Aggregate = Literal["sample", "batch"]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LossChoice(_Document):
+    """One loss of a request: which, with what parameters, how much it counts in `total`."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    label: str = ""
+    """Name of this row in the answer; the loss's name if empty."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def row(self) -> str:
+        """Label under which the answer reports this loss."""
+        return self.label or self.name
+
+
+class EvaluateRequest(_Document):
+    """Everything a request says besides its tensors."""
+
+    losses: Annotated[list[LossChoice], Field(min_length=1, max_length=64)]
+    task: Task | None = None
+    ignore_index: int | None = None
+    gradient: Gradient = "none"
+    gradient_dtype: GradientDtype | None = None
+    maps: bool = False
+    per_class: bool = False
+    statistics: bool = False
+    aggregate: Aggregate = "sample"
+    timeout_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> EvaluateRequest:
+        rows = [loss.row for loss in self.losses]
+        twice = sorted({row for row in rows if rows.count(row) > 1})
+        if twice:
+            msg = f"labels must differ, but {twice} occur more than once; give each its 'label'"
+            raise ValueError(msg)
+        if any("/" in row for row in rows):
+            msg = "a label must not contain '/'"
+            raise ValueError(msg)
+        return self
+
+
+class Timing(_Document):
+    """Where the time of a request went, in milliseconds."""
+
+    queue: float
+    compute: float
+    total: float
+
+
+class BatchInfo(_Document):
+    """With how much company a request was computed."""
+
+    samples: int
+    requests: int
+
+
+class AnswerDocument(BaseModel):
+    """Everything an answer says besides its tensors."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    mean: dict[str, float | None]
+    warnings: list[str]
+    timing_ms: Timing
+    batch: BatchInfo
+    device: str
+    numerics_version: str
+    request_id: str
+
+
+def dtype_name(array: Array) -> str:
+    """Name of an array's dtype on the wire.
+
+    Raises:
+        TypeError: the dtype cannot travel.
+
+    Example:
+        >>> dtype_name(np.zeros(2, np.float16))
+        'float16'
+    """
+    name = array.dtype.name
+    if name not in SAFETENSORS_CODES:
+        msg = f"dtype {name} cannot be sent; use one of {', '.join(SAFETENSORS_CODES)}"
+        raise TypeError(msg)
+    return name
+
+
+def view_bytes(array: Array) -> memoryview:
+    """The array's bytes, row-major little-endian, without a copy where it lies so already."""
+    flat = np.ascontiguousarray(array)
+    if flat.dtype.byteorder == ">":
+        flat = flat.astype(flat.dtype.newbyteorder("<"))
+    return flat.reshape(-1).view(np.uint8).data
+
+
+def encode_tensor(array: Array) -> dict[str, Any]:
+    """JSON object for a tensor of any shape.
+
+    Example:
+        >>> encode_tensor(np.array([1.0, 2.0], np.float16))
+        {'dtype': 'float16', 'shape': [2], 'base64': 'ADwAQA=='}
+    """
+    return {
+        "dtype": dtype_name(array),
+        "shape": list(array.shape),
+        "base64": base64.b64encode(view_bytes(array)).decode("ascii"),
+    }
+
+
+def decode_tensor(document: Mapping[str, Any]) -> Array:
+    """Tensor of a JSON object `{"dtype", "shape", "base64"}`.
+
+    Raises:
+        MalformedBodyError: a key is missing, the dtype is unknown, or shape and bytes disagree.
+
+    Example:
+        >>> decode_tensor({"dtype": "uint8", "shape": [1, 2], "base64": "AQI="})
+        array([[1, 2]], dtype=uint8)
+    """
+    try:
+        dtype = NUMPY_DTYPES[document["dtype"]]
+        shape = _checked_shape(document["shape"])
+        raw = base64.b64decode(document["base64"], validate=True)
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        msg = f"a tensor needs dtype, shape and base64: {type(error).__name__} {error}"
+        raise MalformedBodyError(msg) from error
+    return _view(memoryview(raw), dtype, shape)
+
+
+def encode_safetensors(
+    tensors: Mapping[str, Array], metadata: Mapping[str, str]
+) -> list[bytes | memoryview]:
+    """Parts of a safetensors body; joined they are the file, but nothing needs to join them.
+
+    Args:
+        tensors: arrays of wire dtypes by name, any shape.
+        metadata: the file's `__metadata__`.
+
+    Returns:
+        The header, then one view per tensor in the given order.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    views: list[memoryview] = []
+    offset = 0
+    for name, array in tensors.items():
+        view = view_bytes(array)
+        header[name] = {
+            "dtype": SAFETENSORS_CODES[dtype_name(array)],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + view.nbytes],
+        }
+        offset += view.nbytes
+        views.append(view)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + _HEADER_LENGTH.size) % _ALIGNMENT_BYTES)
+    return [_HEADER_LENGTH.pack(len(text)) + text, *views]
+
+
+def decode_safetensors(
+    body: bytes | bytearray | memoryview,
+) -> tuple[dict[str, Array], dict[str, str]]:
+    """Tensors (views of the body, no copies) and metadata of a safetensors file.
+
+    Raises:
+        MalformedBodyError: lengths, names, dtypes or offsets do not describe this body.
+    """
+    view = memoryview(body)
+    header = _safetensors_header(view)
+    data = view[_HEADER_LENGTH.size + _HEADER_LENGTH.unpack_from(view)[0] :]
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        msg = "__metadata__ of a safetensors file maps names to text"
+        raise MalformedBodyError(msg)
+    tensors: dict[str, Array] = {}
+    spans: list[tuple[int, int]] = []
+    for name, entry in header.items():
+        begin, end, dtype, shape = _entry(name, entry, data.nbytes)
+        tensors[name] = _view(data[begin:end], dtype, shape, name=name)
+        spans.append((begin, end))
+    if sum(end - begin for begin, end in spans) != data.nbytes or _overlap(spans):
+        msg = f"the tensors do not fill the {data.nbytes} bytes after the header exactly once"
+        raise MalformedBodyError(msg)
+    return tensors, metadata
+
+
+def numbered(index: int, name: str, count: int) -> str:
+    """Wire name of a tensor of the input object `index` out of `count`.
+
+    Example:
+        >>> numbered(0, "logits", 1), numbered(1, "gradient/logits", 2)
+        ('logits', '1/gradient/logits')
+    """
+    return name if count == 1 else f"{index}/{name}"
+
+
+def split_numbered(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """Input objects of a flat table of tensors; one object where the names carry no number.
+
+    Raises:
+        MalformedBodyError: some names carry a number and others not, or numbers are missing.
+    """
+    objects: dict[int, dict[str, Array]] = {}
+    for name, array in tensors.items():
+        number, slash, rest = name.partition("/")
+        if slash and number.isdecimal() and len(number) <= 6:  # noqa: PLR2004 - a bound on int()
+            objects.setdefault(int(number), {})[rest] = array
+        else:
+            objects.setdefault(-1, {})[name] = array
+    if set(objects) == {-1} or not objects:
+        return [objects.get(-1, {})]
+    if sorted(objects) != list(range(len(objects))):
+        msg = "tensors of several input objects are named 0/logits, 0/target, 1/logits, …"
+        raise MalformedBodyError(msg)
+    return [objects[index] for index in range(len(objects))]
+
+
+def parse_json(text: str | bytes, what: str) -> Json:
+    """Value of a JSON text that arrived from outside.
+
+    Raises:
+        MalformedBodyError: it is not JSON; the message says which text (`what`) and where.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        msg = f"{what} is not JSON: {error}"
+        raise MalformedBodyError(msg) from error
+
+
+def _checked_shape(value: object) -> tuple[int, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > _MAX_AXES:
+        msg = f"shape {value!r} is not a list of at most {_MAX_AXES} sizes"
+        raise ValueError(msg)
+    sizes_ok = all(type(size) is int and 0 <= size < _MAX_ELEMENTS for size in value)
+    # numpy refuses such a shape even where a size of 0 leaves nothing to hold
+    if not sizes_ok or math.prod(max(size, 1) for size in value) >= _MAX_ELEMENTS:
+        msg = f"shape {value!r} holds something that is not a size"
+        raise ValueError(msg)
+    return tuple(value)
+
+
+def _view(raw: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], name: str = "") -> Array:
+    want = math.prod(shape) * dtype.itemsize
+    if raw.nbytes != want:
+        where = f"tensor {name!r}: " if name else ""
+        msg = f"{where}shape {list(shape)} of {dtype.name} takes {want} bytes, got {raw.nbytes}"
+        raise MalformedBodyError(msg)
+    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+
+
+def _safetensors_header(view: memoryview) -> dict[str, Any]:
+    if view.nbytes < _HEADER_LENGTH.size:
+        msg = f"a safetensors body starts with an 8-byte length, got {view.nbytes} bytes"
+        raise MalformedBodyError(msg)
+    (length,) = _HEADER_LENGTH.unpack_from(view)
+    if length > min(_MAX_HEADER_BYTES, view.nbytes - _HEADER_LENGTH.size):
+        msg = f"the safetensors header claims {length} bytes, more than there are or are allowed"
+        raise MalformedBodyError(msg)
+    text = bytes(view[_HEADER_LENGTH.size : _HEADER_LENGTH.size + length])
+    header = parse_json(text, "the safetensors header")
+    if not isinstance(header, dict):
+        msg = "the safetensors header is not a JSON object"
+        raise MalformedBodyError(msg)
+    return header
+
+
+def _entry(name: str, entry: Json, size: int) -> tuple[int, int, np.dtype[Any], tuple[int, ...]]:
+    try:
+        begin, end = entry["data_offsets"]
+        dtype = _DTYPE_OF_CODE[entry["dtype"]]
+        shape = _checked_shape(entry["shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"tensor {name!r} needs dtype, shape and data_offsets: {type(error).__name__} {error}"
+        raise MalformedBodyError(msg) from error
+    if not (type(begin) is int and type(end) is int and 0 <= begin <= end <= size):
+        msg = f"tensor {name!r}: data_offsets {[begin, end]} lie outside the body's {size} bytes"
+        raise MalformedBodyError(msg)
+    return begin, end, dtype, shape
+
+
+def _overlap(spans: list[tuple[int, int]]) -> bool:
+    ordered = sorted(span for span in spans if span[0] < span[1])
+    return any(after[0] < before[1] for before, after in pairwise(ordered))

@@ -1,0 +1,255 @@
+"""The jobs of a batch that share a task and a number of channels, from sums to answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lossd.core import vocabulary as v
+from lossd.core.answer import Answer, GradientWriter
+from lossd.core.job import Job, LossCall
+from lossd.core.passes import Passes
+from lossd.losses.declare import Values
+from lossd.losses.sums import PixelSums, Sums, region_sums
+
+
+@dataclass(frozen=True)
+class Member:
+    """A job of a batch; its samples stand at `first` … `last - 1` among those of the batch."""
+
+    job: Job
+    first: int
+
+    @property
+    def last(self) -> int:
+        """Number behind the job's last sample."""
+        return self.first + self.job.samples
+
+    @property
+    def samples(self) -> range:
+        """Numbers of the job's samples."""
+        return range(self.first, self.last)
+
+    @cached_property
+    def exponents(self) -> tuple[float, ...]:
+        """Distinct focusing exponents of the job's losses, in order of first use."""
+        found = [call.loss.exponent(call.options) for call in self.job.calls]
+        return tuple(dict.fromkeys(value for value in found if value is not None))
+
+    def round_of(self, call: LossCall) -> int:
+        """Which pass over the tiles makes the focal sum that this row reads."""
+        exponent = call.loss.exponent(call.options)
+        return 0 if exponent is None else self.exponents.index(exponent)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A row of a job that a head answers: the job, and where its samples stand in the head."""
+
+    member: Member
+    answer: Answer
+    call: LossCall
+    span: slice
+
+
+@dataclass
+class Head:
+    """One loss with one set of parameters, over all samples of the cohort that ask for it."""
+
+    call: LossCall
+    round: int
+    rows: list[int] = field(default_factory=list)
+    """Places of the samples in the cohort."""
+    uses: list[Use] = field(default_factory=list)
+    spans: dict[int, slice] = field(default_factory=dict)
+
+    def add(self, member: Member, answer: Answer, call: LossCall, places: range) -> None:
+        """Lets a row of a job be answered here; equal rows of one job share their samples."""
+        if member.first not in self.spans:
+            self.spans[member.first] = slice(len(self.rows), len(self.rows) + len(places))
+            self.rows.extend(places)
+        self.uses.append(Use(member, answer, call, self.spans[member.first]))
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Derivatives of something with respect to the cohort's sums."""
+
+    region: Tensor
+    """`[B, 6, C]`."""
+    pixel: list[Tensor]
+    """`[B, 4, G, L]` for each round."""
+
+    def pixel_in_round(self, number: int, *, only_focal: bool) -> Tensor:
+        """Coefficients for a pass of that round, with those of round 0 unless `only_focal`."""
+        pixel = torch.zeros_like(self.pixel[0]) if only_focal else self.pixel[0].clone()
+        pixel[:, v.FOCAL] = self.pixel[number][:, v.FOCAL]
+        return pixel
+
+
+class Cohort:
+    """Heads of a cohort and their derivatives."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        answers: Sequence[Answer],
+        passes: Passes,
+        gammas: Sequence[Tensor],
+        sums: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        self._members = list(zip(members, answers, strict=True))
+        self._passes = passes
+        self._gammas = gammas
+        self._task = members[0].job.task
+        samples = [number for member in members for number in range(member.first, member.last)]
+        self._samples = samples
+        self._place = {number: place for place, number in enumerate(samples)}
+        offsets = passes.group_offsets()
+        self._groups = torch.tensor(
+            [group for n in samples for group in range(offsets[n], offsets[n + 1])]
+        )
+        self._all_groups = offsets[-1]
+        self._pixels = torch.tensor(
+            [count for m in members for part in m.job.parts for count in part.valid_pixels],
+            dtype=torch.float64,
+        )
+        self._region = self._by_sample(sums[0][0]).flatten(2).requires_grad_()
+        self._pixel = [self._by_sample(pixel).requires_grad_() for _, pixel in sums]
+
+    def compute(self) -> None:
+        """Fills the answers of all members."""
+        with torch.enable_grad():
+            evaluated = [(head, self._evaluate(head)) for head in self._heads()]
+        for head, values in evaluated:
+            for use in head.uses:
+                per_class = None if values.per_class is None else values.per_class[use.span]
+                use.answer.add_value(use.call, values.value[use.span], per_class)
+        self._total_gradients(evaluated)
+        for head, values in evaluated:
+            self._each_gradient(head, values)
+            self._map(head, values)
+        for member, answer in self._members:
+            if member.job.statistics:
+                answer.add_statistics(self._region.detach()[self._span(member)])
+
+    # -- heads -----------------------------------------------------------------------------------
+
+    def _heads(self) -> list[Head]:
+        heads: dict[tuple[object, ...], Head] = {}
+        for member, answer in self._members:
+            # Samples of an aggregated request share their statistics with nobody else's.
+            alone = member.first if member.job.aggregate == "batch" else None
+            for call in member.job.calls:
+                number = member.round_of(call)
+                head = heads.setdefault((*call.key, number, alone), Head(call, number))
+                head.add(member, answer, call, range(len(self._samples))[self._span(member)])
+        return list(heads.values())
+
+    def _evaluate(self, head: Head) -> Values:
+        rows = slice(None) if len(head.rows) == len(self._samples) else torch.tensor(head.rows)
+        pixel, pixels = self._pixel[0][rows], self._pixels[rows]
+        sums = Sums(
+            task=self._task,
+            region=region_sums(self._region[rows], pixels),
+            pixel=PixelSums(
+                weight=pixel[:, v.WEIGHT],
+                cross_entropy=pixel[:, v.CROSS_ENTROPY],
+                focal=self._pixel[head.round][rows][:, v.FOCAL],
+                negative_log_likelihood=pixel[:, v.NEGATIVE_LOG_LIKELIHOOD],
+            ),
+            pixels=pixels,
+        )
+        if head.uses[0].member.job.aggregate == "batch":
+            sums = sums.aggregated()
+        return head.call.loss.values(sums, head.call.options)
+
+    # -- derivatives -----------------------------------------------------------------------------
+
+    def _total_gradients(self, evaluated: Sequence[tuple[Head, Values]]) -> None:
+        terms: list[Tensor] = []
+        writers: dict[int, GradientWriter] = {}
+        rounds = 1
+        for head, values in evaluated:
+            for use in head.uses:
+                if use.member.job.gradient != "total":
+                    continue
+                terms.append(use.call.weight * values.value[use.span].sum())
+                rounds = max(rounds, head.round + 1)
+                if use.member.first not in writers:
+                    writer = use.answer.gradient_writer("")
+                    writers.update(dict.fromkeys(use.member.samples, writer))
+        if not terms:
+            return
+        coefficients = self._differentiate(terms)
+        for number in range(rounds):
+            wanted = {n: writer for n, writer in writers.items() if number < writer.passes}
+            self._backward(wanted, coefficients, number, only_focal=number > 0)
+
+    def _each_gradient(self, head: Head, values: Values) -> None:
+        for use in head.uses:
+            if use.member.job.gradient == "each":
+                coefficients = self._differentiate([values.value[use.span].sum()])
+                writer = use.answer.gradient_writer(use.call.label)
+                writers = dict.fromkeys(use.member.samples, writer)
+                self._backward(writers, coefficients, head.round, only_focal=False)
+
+    def _map(self, head: Head, values: Values) -> None:
+        for use in head.uses:
+            if not use.member.job.maps or values.pixel_terms is None:
+                continue
+            coefficients = self._differentiate([values.pixel_terms[use.span].sum()])
+            pixel = coefficients.pixel_in_round(head.round, only_focal=False)
+            self._passes.maps(
+                use.member.samples,
+                self._gammas[head.round],
+                self._by_group(pixel),
+                use.answer.map_writer(use.call.label).take,
+            )
+
+    def _differentiate(self, terms: Sequence[Tensor]) -> Coefficients:
+        region, *pixel = torch.autograd.grad(
+            torch.stack(list(terms)).sum(),
+            [self._region, *self._pixel],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return Coefficients(region, pixel)
+
+    def _backward(
+        self,
+        writers: Mapping[int, GradientWriter],
+        coefficients: Coefficients,
+        number: int,
+        *,
+        only_focal: bool,
+    ) -> None:
+        region = torch.zeros_like(coefficients.region) if only_focal else coefficients.region
+        self._passes.gradients(
+            sorted(writers),
+            self._gammas[number],
+            self._by_group(region.unflatten(2, (self._pixel[0].shape[2], -1))),
+            self._by_group(coefficients.pixel_in_round(number, only_focal=only_focal)),
+            lambda piece, tiles: writers[piece.sample].take(piece, tiles),
+        )
+
+    # -- shapes ----------------------------------------------------------------------------------
+
+    def _by_sample(self, table: Tensor) -> Tensor:
+        """`[B, S, G, D]` of the cohort's samples from a table of all groups `[ΣG, S, D]`."""
+        rows = table[self._groups].unflatten(0, (len(self._samples), -1))
+        return rows.transpose(1, 2).contiguous()
+
+    def _by_group(self, values: Tensor) -> Tensor:
+        """Table of all groups `[ΣG, S, D]` from `[B, S, G, D]`; 0 for other cohorts' groups."""
+        table = values.new_zeros(self._all_groups, values.shape[1], values.shape[3])
+        table[self._groups] = values.transpose(1, 2).flatten(0, 1)
+        return table
+
+    def _span(self, member: Member) -> slice:
+        first = self._place[member.first]
+        return slice(first, first + member.job.samples)

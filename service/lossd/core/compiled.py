@@ -1,0 +1,205 @@
+"""The fixed set of kernels a process serves with, compiled before it says it is ready.
+
+One callable per (activation and target, dtype, pass). The number of tiles and of classes are
+dynamic, everything else is fixed, so no request can ask for a graph that is not there; after
+`compile_kernels` a recompile is an error instead of a wait. Compiled code is kept on disk in a
+folder named after the processor, torch and this package's kernels: a cache is never read by a
+machine it was not made for.
+
+Where no C++ compiler exists the same functions run eagerly, for the whole life of the process:
+eager and compiled code differ in last bits, and one process must answer with one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+import torch
+from torch import Tensor
+
+from lossd.core import sigmoid, softmax
+from lossd.core import vocabulary as v
+
+TILE_PIXELS = 4096
+"""Pixels per tile; static in every graph."""
+
+Family = Literal["softmax_labels", "softmax_distribution", "sigmoid"]
+Mode = Literal["compiled", "eager"]
+
+FAMILIES: tuple[Family, ...] = ("softmax_labels", "softmax_distribution", "sigmoid")
+DTYPES = (torch.float32, torch.float64)
+
+# Sizes the graphs are made from: unequal, none of them 0 or 1, never taken from a request.
+_CANONICAL_TILES, _CANONICAL_CLASSES = 40, 5
+_PROBES = ((2, 2), (3, 2), (2, 19), (7, 7))
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The three passes of one family and dtype."""
+
+    statistics: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+    value_map: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+_SOURCE: dict[Family, Kernels] = {
+    "softmax_labels": Kernels(
+        softmax.label_statistics, softmax.label_gradient, softmax.label_map
+    ),
+    "softmax_distribution": Kernels(
+        softmax.distribution_statistics, softmax.distribution_gradient, softmax.distribution_map
+    ),
+    "sigmoid": Kernels(sigmoid.statistics, sigmoid.gradient, sigmoid.value_map),
+}
+
+KernelTable = dict[tuple[Family, torch.dtype], Kernels]
+
+
+def choose_mode(device: torch.device) -> Mode:
+    """`compiled` where the compiler's own tools are present, `eager` otherwise."""
+    if device.type == "cuda":
+        return "compiled"
+    compiler = os.environ.get("CXX", "g++")
+    return "compiled" if shutil.which(compiler) else "eager"
+
+
+def cache_folder(root: Path, device: torch.device) -> Path:
+    """Folder below `root` that only this processor, torch and kernel source may use."""
+    identity = [torch.__version__, platform.machine(), str(device.type)]
+    identity.append(_processor())
+    if device.type == "cuda":
+        identity.append(str(torch.cuda.get_device_capability(device)))
+    for module in (softmax, sigmoid, v):
+        identity.append(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    return root / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
+
+
+def eager_kernels() -> KernelTable:
+    """The kernels as plain torch functions."""
+    return {(family, dtype): _SOURCE[family] for family in FAMILIES for dtype in DTYPES}
+
+
+def compile_kernels(
+    device: torch.device, cache: Path, on_progress: Callable[[int, int], None] | None = None
+) -> KernelTable:
+    """Every kernel compiled and run; afterwards the process refuses to compile anything.
+
+    Args:
+        device: where the kernels will run.
+        cache: folder of compiled code, made if absent.
+        on_progress: called with (kernels ready, kernels in all).
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    # Forked compile workers can deadlock in a process that has threads.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    table: KernelTable = {}
+    wanted = [(family, dtype) for dtype in DTYPES for family in FAMILIES]
+    for done, (family, dtype) in enumerate(wanted):
+        if on_progress:
+            on_progress(done, len(wanted))
+        started = time.perf_counter()
+        table[family, dtype] = _compile(family, dtype, device)
+        log.info(
+            "kernel_ready",
+            family=family,
+            dtype=str(dtype).removeprefix("torch."),
+            seconds=round(time.perf_counter() - started, 2),
+        )
+    if on_progress:
+        on_progress(len(wanted), len(wanted))
+    torch.compiler.set_stance("fail_on_recompile")
+    return table
+
+
+def _compile(family: Family, dtype: torch.dtype, device: torch.device) -> Kernels:
+    source = _SOURCE[family]
+    kernels = Kernels(
+        *(
+            torch.compile(_own_code(function), dynamic=True, fullgraph=True)
+            for function in (source.statistics, source.gradient, source.value_map)
+        )
+    )
+    run_kernels(kernels, example(family, dtype, device, _CANONICAL_TILES, _CANONICAL_CLASSES))
+    for tiles, classes in _PROBES:
+        with torch.compiler.set_stance("fail_on_recompile"):
+            run_kernels(kernels, example(family, dtype, device, tiles, classes), mark=False)
+    return kernels
+
+
+def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Copy of a function: the compiler counts graphs per code object, and dtypes share none."""
+    return type(function)(  # type: ignore[call-arg, no-any-return]
+        function.__code__.replace(), function.__globals__, function.__name__
+    )
+
+
+def example(
+    family: Family, dtype: torch.dtype, device: torch.device, tiles: int, classes: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Arguments of the kernels for a given number of tiles and classes; the values are plain."""
+
+    def full(*shape: int, value: float = 0.5) -> Tensor:
+        return torch.full(shape, value, dtype=dtype, device=device)
+
+    gamma = full(tiles, 1, value=2.0)
+    weight = full(tiles, TILE_PIXELS, value=1.0)
+    if family == "sigmoid":
+        logits = full(tiles, TILE_PIXELS)
+        target, region, pixel = torch.ones_like(logits), full(6, tiles, 1), full(4, tiles, 2)
+        return logits, target, weight, gamma, region, pixel
+    logits = full(tiles, classes, TILE_PIXELS)
+    region, pixel = full(v.REGION_SUMS, tiles, classes), full(v.PIXEL_SUMS, tiles, classes)
+    if family == "softmax_distribution":
+        return logits, full(*logits.shape, value=1 / classes), weight, gamma, region, pixel
+    label = torch.zeros(tiles, TILE_PIXELS, dtype=torch.int32, device=device)
+    return logits, label, weight, gamma, region, pixel
+
+
+def run_kernels(
+    kernels: Kernels,
+    arguments: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+    *,
+    mark: bool = True,
+) -> None:
+    """Each pass once; with `mark`, tell the compiler which axes will vary."""
+    logits, target, weight, gamma, region, pixel = arguments
+    out = torch.empty_like(logits)
+    if mark:
+        for tensor, axes in (
+            (logits, (0, 1) if logits.ndim > 2 else (0,)),  # noqa: PLR2004 - [K, C, T] or [R, T]
+            (target, (0, 1) if target.ndim > 2 else (0,)),  # noqa: PLR2004
+            (out, (0, 1) if out.ndim > 2 else (0,)),  # noqa: PLR2004
+            (weight, (0,)),
+            (gamma, (0,)),
+            (region, (1, 2) if logits.ndim > 2 else (1,)),  # noqa: PLR2004
+            (pixel, (1, 2) if logits.ndim > 2 else (1,)),  # noqa: PLR2004
+        ):
+            for axis in axes:
+                torch._dynamo.mark_dynamic(tensor, axis)  # noqa: SLF001 - its documented entry
+    with torch.no_grad():
+        kernels.statistics(logits, target, weight, gamma)
+        kernels.gradient(logits, target, weight, gamma, region, pixel, out)
+        kernels.value_map(logits, target, weight, gamma, pixel)
+
+
+def _processor() -> str:
+    """What the C++ compiler's `-march=native` would look at."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))

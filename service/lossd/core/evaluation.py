@@ -1,0 +1,110 @@
+"""A batch of jobs computed together: sums, heads, gradients, maps.
+
+    samples -> passes.sums -> heads (the losses, on [B, C] sums) -> autograd of the heads
+            -> passes.gradients / passes.maps -> tensors named as on the wire
+
+The heads run in float64 on the CPU whatever the device: they are tiny, and their bits are then the
+same everywhere. Rows that ask for the same loss with the same parameters share one head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lossd.core import vocabulary as v
+from lossd.core.answer import Answer
+from lossd.core.cohort import Cohort, Member
+from lossd.core.compiled import KernelTable
+from lossd.core.finite import non_finite_error
+from lossd.core.job import Job, Outcome, Part
+from lossd.core.passes import Passes, Sample, Workspace
+from lossd_client.errors import LossdError
+
+_NO_FOCUS = 2.0  # exponent of samples whose losses read no focal sum
+
+
+def evaluate(
+    jobs: Sequence[Job], table: KernelTable, workspace: Workspace
+) -> list[Outcome | LossdError]:
+    """Outcome of each job, in order.
+
+    A job whose logits are not finite where they count gets its error here, alone. Anything else
+    that fails, fails the batch.
+
+    Args:
+        jobs: at least one, all of one `Job.group`.
+        table: the kernels of this process.
+        workspace: memory of the calling thread.
+    """
+    samples: list[Sample] = []
+    members: list[Member] = []
+    for job in jobs:
+        members.append(Member(job, first=len(samples)))
+        samples.extend(_samples(job))
+    passes = Passes(samples, jobs[0].family, jobs[0].dtype, table, workspace)
+    gammas = _gammas(members)
+    with torch.no_grad():
+        sums = [passes.sums(gamma) for gamma in gammas]
+    offsets = passes.group_offsets()
+    finite = torch.isfinite(sums[0][1][:, v.NEGATIVE_LOG_LIKELIHOOD]).all(-1)
+    answers: dict[int, Answer | LossdError] = {}
+    good: list[Member] = []
+    for member in members:
+        if bool(finite[offsets[member.first] : offsets[member.last]].all()):
+            answers[member.first] = Answer(member.job, member.first)
+            good.append(member)
+        else:
+            answers[member.first] = non_finite_error(member.job)
+    for cohort_members in _cohorts(good):
+        own = [answers[member.first] for member in cohort_members]
+        cohort = Cohort(
+            cohort_members, [one for one in own if isinstance(one, Answer)], passes, gammas, sums
+        )
+        cohort.compute()
+    return [
+        answer.outcome() if isinstance(answer, Answer) else answer
+        for answer in (answers[member.first] for member in members)
+    ]
+
+
+def _gammas(members: Sequence[Member]) -> list[Tensor]:
+    """Focusing exponent of every sample, `[B]`, for each pass the batch needs."""
+    rounds = max(1, *(len(member.exponents) for member in members))
+    return [
+        torch.tensor(
+            [
+                member.exponents[number] if number < len(member.exponents) else _NO_FOCUS
+                for member in members
+                for _ in range(member.job.samples)
+            ],
+            dtype=torch.float64,
+        )
+        for number in range(rounds)
+    ]
+
+
+def _cohorts(members: Sequence[Member]) -> Iterator[list[Member]]:
+    """Members by task and number of channels: their sums have one shape."""
+    cohorts: dict[tuple[str, int], list[Member]] = {}
+    for member in members:
+        cohorts.setdefault((member.job.task, member.job.channels), []).append(member)
+    yield from cohorts.values()
+
+
+def _samples(job: Job) -> Iterator[Sample]:
+    for part in job.parts:
+        for number in range(part.logits.shape[0]):
+            yield _sample(job, part, number)
+
+
+def _sample(job: Job, part: Part, number: int) -> Sample:
+    weight = None if part.weight_map is None else part.weight_map[number][None, None]
+    logits, target = part.logits[number], part.target[number]
+    if job.family == "sigmoid":
+        return Sample(logits.unsqueeze(1), target.unsqueeze(1), weight)
+    if job.family == "softmax_distribution":
+        return Sample(logits.unsqueeze(0), target.unsqueeze(0), weight)
+    return Sample(logits.unsqueeze(0), target[None, None], weight)

@@ -1,0 +1,288 @@
+"""The passes over a batch's tiles: sums of every sample, gradients and maps of the samples asked.
+
+A pass packs a chunk, runs one kernel and drops the tiles; a batch that fits one chunk is packed
+once. Sums of tiles are float32 (float64 for float64 jobs) and are added in float64 in the order of
+the sample's tiles, so that nothing of a sample depends on the company it is computed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lossd.core import tiles as tl
+from lossd.core import vocabulary as v
+from lossd.core.compiled import TILE_PIXELS, Family, Kernels, KernelTable
+
+_MIN_TILES = 2  # a pile of one tile is a graph of its own, with other last bits
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample's tensors as groups, see `tiles`: softmax G = 1, D = C; sigmoid G = C, D = 1."""
+
+    logits: Tensor
+    """`[G, D, P]`."""
+    target: Tensor
+    """`[G, 1, P]`, or `[1, C, P]` for a distribution."""
+    weight: Tensor | None
+    """`[1, 1, P]`."""
+
+    @property
+    def extent(self) -> tl.Extent:
+        """Groups and tiles of the sample."""
+        return tl.Extent(self.logits.shape[0], tl.tiles_of(self.logits.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A chunk's tiles as the kernels take them."""
+
+    chunk: tl.Chunk
+    logits: Tensor
+    target: Tensor
+    weight: Tensor
+    out: Tensor
+
+
+class Workspace:
+    """Memory for one chunk, made once and used for every batch by the engine's one thread."""
+
+    def __init__(self, device: torch.device, chunk_logits: int) -> None:
+        self.device = device
+        self.chunk_logits = max(chunk_logits, _MIN_TILES * TILE_PIXELS)
+        self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._ones: dict[torch.dtype, Tensor] = {}
+
+    def capacity(self, depth: int) -> int:
+        """Tiles of that depth in a chunk."""
+        return max(_MIN_TILES, self.chunk_logits // (depth * TILE_PIXELS))
+
+    def view(self, role: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        """Memory of a role in a shape; what an earlier chunk left is still in it."""
+        count = 1
+        for size in shape:
+            count *= size
+        memory = self._memory.get((role, dtype))
+        if memory is None or memory.numel() < count:
+            memory = torch.zeros(count, dtype=dtype, device=self.device)
+            self._memory[role, dtype] = memory
+        return memory[:count].view(*shape)
+
+    def ones(self, dtype: torch.dtype, *shape: int) -> Tensor:
+        """Ones in a shape, never written to."""
+        count = shape[0] * shape[1]
+        ones = self._ones.get(dtype)
+        if ones is None or ones.numel() < count:
+            ones = torch.ones(count, dtype=dtype, device=self.device)
+            self._ones[dtype] = ones
+        return ones[:count].view(*shape)
+
+
+class Passes:
+    """The passes over one batch of samples of the same family, depth and dtype."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        family: Family,
+        dtype: torch.dtype,
+        table: KernelTable,
+        workspace: Workspace,
+    ) -> None:
+        self.samples = samples
+        self._family = family
+        self._dtype = dtype
+        self._kernels: Kernels = table[family, dtype]
+        self._workspace = workspace
+        self._depth = samples[0].logits.shape[1]
+        self._resident: tuple[tuple[int, ...], Packed] | None = None
+
+    def sums(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of every group of every sample.
+
+        Args:
+            gamma: focusing exponent of each sample, `[B]`.
+
+        Returns:
+            Region sums `[ΣG, 6, D]` and pixel sums `[ΣG, 4, L]`, float64, on the CPU.
+        """
+        everyone = range(len(self.samples))
+        tiles = sum(sample.extent.total for sample in self.samples)
+        region = pixel = None
+        for packed in self._packed(everyone):
+            exponent = self._per_tile(packed, gamma[:, None])
+            chunk_region, chunk_pixel = self._kernels.statistics(
+                packed.logits, packed.target, packed.weight, exponent
+            )
+            if region is None or pixel is None:
+                region = chunk_region.new_empty(tiles, *_shape(chunk_region))
+                pixel = chunk_pixel.new_empty(tiles, *_shape(chunk_pixel))
+            span = slice(packed.chunk.first, packed.chunk.first + packed.chunk.total)
+            region[span] = chunk_region[:, : packed.chunk.total].transpose(0, 1)
+            pixel[span] = chunk_pixel[:, : packed.chunk.total].transpose(0, 1)
+        if region is None or pixel is None:
+            msg = "a batch has at least one sample"
+            raise ValueError(msg)
+        return self._add_tiles(region), self._add_tiles(pixel)
+
+    def gradients(
+        self,
+        chosen: Sequence[int],
+        gamma: Tensor,
+        region: Tensor,
+        pixel: Tensor,
+        take: Callable[[tl.Piece, Tensor], None],
+    ) -> None:
+        """Derivatives of `Σ_s coefficient_s · sum_s` with respect to the chosen samples' logits.
+
+        Args:
+            chosen: numbers of the samples.
+            gamma: focusing exponent of each sample of the batch, `[B]`.
+            region: coefficients of the region sums of all groups of the batch, `[ΣG, 6, D]`.
+            pixel: coefficients of the pixel sums, `[ΣG, 4, L]`.
+            take: called with (piece, tiles `[K, D, TILE_PIXELS]`) for every piece; the
+                tiles are overwritten after it returns.
+        """
+        for packed in self._packed(chosen):
+            self._kernels.gradient(
+                packed.logits,
+                packed.target,
+                packed.weight,
+                self._per_tile(packed, gamma[:, None]),
+                self._per_group(packed, region),
+                self._per_group(packed, pixel),
+                packed.out,
+            )
+            self._deliver(packed, packed.out, self._depth, take)
+
+    def maps(
+        self,
+        chosen: Sequence[int],
+        gamma: Tensor,
+        pixel: Tensor,
+        take: Callable[[tl.Piece, Tensor], None],
+    ) -> None:
+        """Per-pixel terms of `Σ_s coefficient_s · sum_s`; arguments as in `gradients`, depth 1."""
+        for packed in self._packed(chosen):
+            values = self._kernels.value_map(
+                packed.logits,
+                packed.target,
+                packed.weight,
+                self._per_tile(packed, gamma[:, None]),
+                self._per_group(packed, pixel),
+            )
+            self._deliver(packed, values, 1, take)
+
+    def group_offsets(self) -> list[int]:
+        """Where each sample's groups begin in the tables of groups, and their total."""
+        offsets = [0]
+        for sample in self.samples:
+            offsets.append(offsets[-1] + sample.extent.groups)
+        return offsets
+
+    # -- packing ---------------------------------------------------------------------------------
+
+    def _packed(self, chosen: Sequence[int]) -> Iterator[Packed]:
+        key = tuple(chosen)
+        if self._resident is not None and self._resident[0] == key:
+            yield self._resident[1]
+            return
+        self._resident = None
+        extents = [self.samples[number].extent for number in chosen]
+        plan = list(tl.chunks(extents, self._workspace.capacity(self._depth)))
+        for chunk in plan:
+            pieces = tuple(replace(piece, sample=chosen[piece.sample]) for piece in chunk.pieces)
+            packed = self._pack(replace(chunk, pieces=pieces))
+            if len(plan) == 1:
+                self._resident = key, packed
+            yield packed
+
+    def _pack(self, chunk: tl.Chunk) -> Packed:
+        space, depth = self._workspace, self._depth
+        count = max(chunk.total, _MIN_TILES)
+        label_dtype = torch.int32 if self._family == "softmax_labels" else self._dtype
+        target_depth = depth if self._family == "softmax_distribution" else 1
+        logits = space.view("logits", self._dtype, count, depth, TILE_PIXELS)
+        target = space.view("target", label_dtype, count, target_depth, TILE_PIXELS)
+        target[chunk.total :].fill_(tl.REMOVED)
+        members = [self.samples[piece.sample] for piece in chunk.pieces]
+        weight = space.ones(self._dtype, count, TILE_PIXELS)
+        if any(sample.weight is not None for sample in members):
+            weight = space.view("weight", self._dtype, count, TILE_PIXELS)
+            weight.fill_(1.0)
+        for sample, piece in zip(members, chunk.pieces, strict=True):
+            tl.pack(self._here(sample.logits), piece, logits)
+            tl.pack(self._here(sample.target), piece, target, fill=tl.REMOVED)
+            if sample.weight is not None:
+                groups = sample.weight.expand(sample.extent.groups, 1, -1)
+                tl.pack(self._here(groups), piece, weight.unsqueeze(1))
+        out = space.view("out", self._dtype, count, depth, TILE_PIXELS)
+        if self._family == "sigmoid":
+            logits, target, out = logits[:, 0], target[:, 0], out[:, 0]
+        elif self._family == "softmax_labels":
+            target = target[:, 0]
+        return Packed(chunk, logits, target, weight, out)
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._workspace.device, non_blocking=True)
+
+    def _per_tile(self, packed: Packed, values: Tensor) -> Tensor:
+        """Rows of a table `[B, …]` of the batch's samples, one per tile of the chunk."""
+        rows = [piece.sample for piece in packed.chunk.pieces]
+        counts = [piece.total for piece in packed.chunk.pieces]
+        return self._spread(packed, values, rows, counts)
+
+    def _per_group(self, packed: Packed, table: Tensor) -> Tensor:
+        """Coefficients `[S, K, …]` of the chunk's tiles from a table of groups `[ΣG, S, …]`."""
+        offsets = self.group_offsets()
+        rows, counts = [], []
+        for piece in packed.chunk.pieces:
+            first = offsets[piece.sample]
+            groups = range(first + piece.first_group, first + piece.last_group)
+            rows.extend(groups)
+            counts.extend([piece.last_tile - piece.first_tile] * len(groups))
+        return self._spread(packed, table, rows, counts).transpose(0, 1).contiguous()
+
+    def _spread(
+        self, packed: Packed, table: Tensor, rows: list[int], counts: list[int]
+    ) -> Tensor:
+        missing = packed.out.shape[0] - packed.chunk.total
+        index = torch.tensor([*rows, *rows[:1] * (missing > 0)])
+        repeats = torch.tensor([*counts, *([missing] if missing else [])])
+        picked = table[index.repeat_interleave(repeats)]
+        return picked.to(dtype=self._dtype).to(self._workspace.device, non_blocking=True)
+
+    def _deliver(
+        self,
+        packed: Packed,
+        values: Tensor,
+        depth: int,
+        take: Callable[[tl.Piece, Tensor], None],
+    ) -> None:
+        tiles = values.view(-1, depth, TILE_PIXELS)
+        for piece in packed.chunk.pieces:
+            take(piece, tiles)
+
+    def _add_tiles(self, values: Tensor) -> Tensor:
+        """Sums of groups `[ΣG, S, D]` from sums of tiles `[tiles, S, D]`, in tile order."""
+        lengths = [
+            sample.extent.tiles for sample in self.samples for _ in range(sample.extent.groups)
+        ]
+        added = torch.segment_reduce(
+            values.double().flatten(1),
+            "sum",
+            lengths=torch.tensor(lengths, device=values.device),
+            axis=0,
+        )
+        return added.view(-1, *values.shape[1:]).cpu()
+
+
+def _shape(chunk_sums: Tensor) -> tuple[int, int]:
+    """Shape `[S, D]` of one tile's sums, from `[S, K, D]`."""
+    return chunk_sums.shape[0], chunk_sums.shape[2]
+
+

@@ -1,0 +1,114 @@
+"""Losses over the distribution of labels at every pixel: cross entropy and what grew from it.
+
+Each returns terms per label, linear in the sums, so that class weights, the normaliser, maps and
+gradients are the same code for all of them.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lossd.losses.declare import SIGMOID_TASKS, Fraction, NonNegative, pixel_loss
+from lossd.losses.sums import PixelSums
+
+
+@pixel_loss(aliases=("ce",))
+def cross_entropy(sums: PixelSums, *, label_smoothing: Fraction = 0.0) -> Tensor:
+    r"""Cross entropy between the target and the softmax (or sigmoid) of the logits.
+
+    Formula:
+        -\frac{1}{N}\sum_i \sum_c y'_{ic} \ln p_{ic}, \quad y' = (1-\varepsilon)\,y + \varepsilon/C
+
+    Args:
+        sums: sums per label, `[B, G, L]`.
+        label_smoothing: share of every pixel's target that is spread over all labels.
+
+    Returns:
+        Terms per label, `[B, G, L]`, in nats; the value is at least 0. For binary and multilabel
+        the labels of a channel are off and on, so the value is binary cross entropy.
+
+    Example:
+        >>> from lossd.losses.declare import find_loss
+        >>> find_loss("ce").name
+        'cross_entropy'
+
+    References:
+        Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (smoothing),
+        2015, https://arxiv.org/abs/1512.00567
+    """
+    return _smoothed(sums, label_smoothing)
+
+
+@pixel_loss(aliases=("bce",), tasks=SIGMOID_TASKS)
+def binary_cross_entropy(
+    sums: PixelSums, *, pos_weight: NonNegative = 1.0, label_smoothing: Fraction = 0.0
+) -> Tensor:
+    r"""Binary cross entropy of every channel, from logits.
+
+    Formula:
+        -\frac{1}{N}\sum_i \left[w_+\,y'_i \ln p_i + (1-y'_i)\ln(1-p_i)\right],
+        \quad y' = (1-\varepsilon)\,y + \varepsilon/2
+
+    Args:
+        sums: sums per label (off, on) of each channel, `[B, G, 2]`.
+        pos_weight: factor on the pixels that are on.
+        label_smoothing: share of every pixel's target that is spread over off and on.
+
+    Returns:
+        Terms per label, `[B, G, 2]`, in nats; the value is at least 0, and ln 2 at logit 0.
+
+    Example:
+        >>> from lossd.losses.declare import find_loss
+        >>> find_loss("bce").tasks
+        ('binary', 'multilabel')
+
+    References:
+        PyTorch, BCEWithLogitsLoss (pos_weight),
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
+    """
+    terms = _smoothed(sums, label_smoothing)
+    return terms * terms.new_tensor([1.0, pos_weight])
+
+
+@pixel_loss(focusing="gamma")
+def focal(
+    sums: PixelSums,
+    *,
+    gamma: NonNegative = 2.0,
+    alpha: Fraction | list[NonNegative] | None = None,
+) -> Tensor:
+    r"""Focal loss: cross entropy with the easy pixels turned down.
+
+    Formula:
+        -\frac{1}{N}\sum_i \alpha_{y_i}\,(1-p_{i,y_i})^{\gamma} \ln p_{i,y_i}
+
+    Args:
+        sums: sums per label, `[B, G, L]`, made with this gamma.
+        gamma: focusing exponent; 0 is cross entropy.
+        alpha: binary and multilabel: weight of pixels that are on, 1 - alpha on the others.
+            Multiclass: list of one weight per class. Null: no weights.
+
+    Returns:
+        Terms per label, `[B, G, L]`, in nats; the value is at least 0. The derivative goes
+        through the focusing factor too.
+
+    Example:
+        >>> from lossd.losses.declare import find_loss
+        >>> find_loss("focal").focusing
+        'gamma'
+
+    References:
+        Lin et al., "Focal Loss for Dense Object Detection", 2017,
+        https://arxiv.org/abs/1708.02002
+    """
+    del gamma  # the kernels have applied it
+    if alpha is None:
+        return sums.focal
+    weights = alpha if isinstance(alpha, list) else [1.0 - alpha, alpha]
+    return sums.focal * sums.focal.new_tensor(weights)
+
+
+def _smoothed(sums: PixelSums, label_smoothing: float) -> Tensor:
+    labels = sums.cross_entropy.shape[-1]
+    spread = label_smoothing / labels
+    return (1.0 - label_smoothing) * sums.cross_entropy + spread * sums.negative_log_likelihood
