@@ -20,7 +20,7 @@ import structlog
 import torch
 
 from lossd import metrics
-from lossd.batching import Batch, Batcher, Limits, Ticket
+from lossd.batching import Batch, Batcher, Depth, Limits, Ticket
 from lossd.core import compiled
 from lossd.core.canary import canary_job, check_canary
 from lossd.core.evaluation import evaluate
@@ -125,15 +125,18 @@ class Engine:
             return "the engine has not run lately"
         return self.state
 
-    def queue_depth(self) -> tuple[int, int, int, float]:
-        """Waiting requests, samples, bytes and the age of the oldest in seconds."""
-        depth = self._batcher.depth()
-        return depth.requests, depth.samples, depth.nbytes, depth.oldest_s
+    def queue_depth(self) -> Depth:
+        """What waits."""
+        return self._batcher.depth()
+
+    def announce_drain(self) -> None:
+        """Is no longer ready, but still takes the requests that are on their way in."""
+        if self.state in ("ready", "starting", "compiling"):
+            self.state = "draining"
 
     def drain(self) -> None:
         """Accepts nothing more and lets the thread finish what it accepted."""
-        if self.state in ("ready", "starting", "compiling"):
-            self.state = "draining"
+        self.announce_drain()
         self._batcher.close()
 
     def join(self, timeout_s: float) -> bool:
@@ -202,9 +205,7 @@ class Engine:
     def _compute_tickets(self, tickets: Sequence[EngineTicket]) -> None:
         started_s = time.monotonic()
         try:
-            outcomes = evaluate(
-                [ticket.job for ticket in tickets], self._table, self._workspace
-            )
+            outcomes = evaluate([ticket.job for ticket in tickets], self._table, self._workspace)
         except Exception as error:  # noqa: BLE001 - each waiter gets it below
             self._isolate(tickets, error)
             return

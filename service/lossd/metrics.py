@@ -6,7 +6,10 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 3
 
 REQUESTS = Counter("lossd_requests_total", "Answered requests.", ["route", "status", "code"])
 REQUEST_SECONDS = Histogram(
-    "lossd_request_seconds", "From the head of a request to its answer.", ["route"], buckets=_SECONDS
+    "lossd_request_seconds",
+    "From the head of a request to its answer.",
+    ["route"],
+    buckets=_SECONDS,
 )
 STAGE_SECONDS = Histogram(
     "lossd_stage_seconds",

@@ -26,7 +26,13 @@ class Settings(BaseSettings):
     """Settings of a service process, frozen when it starts."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LOSSD_", frozen=True, extra="forbid", use_attribute_docstrings=True
+        env_prefix="LOSSD_",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_prog_name="lossd serve",
     )
 
     host: str = "127.0.0.1"

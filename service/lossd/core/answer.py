@@ -54,8 +54,8 @@ class GradientWriter:
         if staged is None:
             staged = torch.zeros(target.shape, dtype=self._computed)
             self._staged[piece.sample] = staged
-            self._missing[piece.sample] = self.passes * target.shape[0] * tl.tiles_of(
-                target.shape[-1]
+            self._missing[piece.sample] = (
+                self.passes * target.shape[0] * tl.tiles_of(target.shape[-1])
             )
         tl.unpack_added(tiles, piece, staged)
         self._missing[piece.sample] -= piece.total

@@ -241,7 +241,7 @@ class Cohort:
 
     def _by_sample(self, table: Tensor) -> Tensor:
         """`[B, S, G, D]` of the cohort's samples from a table of all groups `[ΣG, S, D]`."""
-        rows = table[self._groups].unflatten(0, (len(self._samples), -1))
+        rows: Tensor = table[self._groups].unflatten(0, (len(self._samples), -1))
         return rows.transpose(1, 2).contiguous()
 
     def _by_group(self, values: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Literal
 
 import structlog
@@ -55,9 +56,7 @@ class Kernels:
 
 
 _SOURCE: dict[Family, Kernels] = {
-    "softmax_labels": Kernels(
-        softmax.label_statistics, softmax.label_gradient, softmax.label_map
-    ),
+    "softmax_labels": Kernels(softmax.label_statistics, softmax.label_gradient, softmax.label_map),
     "softmax_distribution": Kernels(
         softmax.distribution_statistics, softmax.distribution_gradient, softmax.distribution_map
     ),
@@ -77,12 +76,11 @@ def choose_mode(device: torch.device) -> Mode:
 
 def cache_folder(root: Path, device: torch.device) -> Path:
     """Folder below `root` that only this processor, torch and kernel source may use."""
-    identity = [torch.__version__, platform.machine(), str(device.type)]
-    identity.append(_processor())
+    identity = [torch.__version__, platform.machine(), device.type, _processor()]
     if device.type == "cuda":
         identity.append(str(torch.cuda.get_device_capability(device)))
-    for module in (softmax, sigmoid, v):
-        identity.append(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    sources = (Path(str(module.__file__)) for module in (softmax, sigmoid, v))
+    identity.extend(source.read_text(encoding="utf-8") for source in sources)
     return root / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 
 
@@ -130,6 +128,7 @@ def _compile(family: Family, dtype: torch.dtype, device: torch.device) -> Kernel
         *(
             torch.compile(_own_code(function), dynamic=True, fullgraph=True)
             for function in (source.statistics, source.gradient, source.value_map)
+            if isinstance(function, FunctionType)
         )
     )
     run_kernels(kernels, example(family, dtype, device, _CANONICAL_TILES, _CANONICAL_CLASSES))
@@ -139,11 +138,9 @@ def _compile(family: Family, dtype: torch.dtype, device: torch.device) -> Kernel
     return kernels
 
 
-def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+def _own_code(function: FunctionType) -> Callable[..., Any]:
     """Copy of a function: the compiler counts graphs per code object, and dtypes share none."""
-    return type(function)(  # type: ignore[call-arg, no-any-return]
-        function.__code__.replace(), function.__globals__, function.__name__
-    )
+    return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
 def example(

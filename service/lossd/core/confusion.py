@@ -32,9 +32,11 @@ def _counts(job: Job, part: Part, number: int) -> Tensor:
         valid = (target if target.ndim == 1 else target[0]) >= 0
         given, predicted = labels == classes, logits.argmax(0) == classes
         valid = valid.expand_as(given)
-    return torch.stack([
-        (valid & given & predicted).sum(-1),
-        (valid & ~given & predicted).sum(-1),
-        (valid & given & ~predicted).sum(-1),
-        (valid & ~given & ~predicted).sum(-1),
-    ])
+    return torch.stack(
+        [
+            (valid & given & predicted).sum(-1),
+            (valid & ~given & predicted).sum(-1),
+            (valid & given & ~predicted).sum(-1),
+            (valid & ~given & ~predicted).sum(-1),
+        ]
+    )

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from lossd.core import tiles as tl
-from lossd.core import vocabulary as v
 from lossd.core.compiled import TILE_PIXELS, Family, Kernels, KernelTable
 
 _MIN_TILES = 2  # a pile of one tile is a graph of its own, with other last bits
@@ -239,7 +238,8 @@ class Passes:
     def _per_group(self, packed: Packed, table: Tensor) -> Tensor:
         """Coefficients `[S, K, …]` of the chunk's tiles from a table of groups `[ΣG, S, …]`."""
         offsets = self.group_offsets()
-        rows, counts = [], []
+        rows: list[int] = []
+        counts: list[int] = []
         for piece in packed.chunk.pieces:
             first = offsets[piece.sample]
             groups = range(first + piece.first_group, first + piece.last_group)
@@ -247,9 +247,7 @@ class Passes:
             counts.extend([piece.last_tile - piece.first_tile] * len(groups))
         return self._spread(packed, table, rows, counts).transpose(0, 1).contiguous()
 
-    def _spread(
-        self, packed: Packed, table: Tensor, rows: list[int], counts: list[int]
-    ) -> Tensor:
+    def _spread(self, packed: Packed, table: Tensor, rows: list[int], counts: list[int]) -> Tensor:
         missing = packed.out.shape[0] - packed.chunk.total
         index = torch.tensor([*rows, *rows[:1] * (missing > 0)])
         repeats = torch.tensor([*counts, *([missing] if missing else [])])
@@ -284,5 +282,3 @@ class Passes:
 def _shape(chunk_sums: Tensor) -> tuple[int, int]:
     """Shape `[S, D]` of one tile's sums, from `[S, K, D]`."""
     return chunk_sums.shape[0], chunk_sums.shape[2]
-
-

@@ -36,30 +36,34 @@ def statistics(
     valid, on, off, probability, miss, surprise_on, surprise_off, error = _terms(logits, target)
     weight = torch.where(valid, weight, 0.0)
     squared = error * error
-    region = torch.stack([
-        on.sum(-1),
-        (on * miss).sum(-1),
-        (off * probability).sum(-1),
-        (on * squared).sum(-1),
-        (off * squared).sum(-1),
-        (on * on).sum(-1),
-    ])
-    # q^γ = exp(γ·ln q), and -ln q is at hand: it is the other label's surprise.
+    region = torch.stack(
+        [
+            on.sum(-1),
+            (on * miss).sum(-1),
+            (off * probability).sum(-1),
+            (on * squared).sum(-1),
+            (off * squared).sum(-1),
+            (on * on).sum(-1),
+        ]
+    )
+    # q^gamma = exp(gamma·ln q), and -ln q is at hand: it is the other label's surprise.
     weight_on, weight_off = weight * on, weight * off
-    pixel = torch.stack([
-        weight_off.sum(-1),
-        weight_on.sum(-1),
-        (weight_off * surprise_off).sum(-1),
-        (weight_on * surprise_on).sum(-1),
-        (weight_off * surprise_off * torch.exp(-gamma * surprise_on)).sum(-1),
-        (weight_on * surprise_on * torch.exp(-gamma * surprise_off)).sum(-1),
-        torch.where(valid, weight * surprise_off, 0.0).sum(-1),
-        torch.where(valid, weight * surprise_on, 0.0).sum(-1),
-    ])
+    pixel = torch.stack(
+        [
+            weight_off.sum(-1),
+            weight_on.sum(-1),
+            (weight_off * surprise_off).sum(-1),
+            (weight_on * surprise_on).sum(-1),
+            (weight_off * surprise_off * torch.exp(-gamma * surprise_on)).sum(-1),
+            (weight_on * surprise_on * torch.exp(-gamma * surprise_off)).sum(-1),
+            torch.where(valid, weight * surprise_off, 0.0).sum(-1),
+            torch.where(valid, weight * surprise_on, 0.0).sum(-1),
+        ]
+    )
     return region[:, :, None], pixel.unflatten(0, (v.PIXEL_SUMS, 2)).transpose(1, 2)
 
 
-def gradient(
+def gradient(  # noqa: PLR0917 - a kernel takes its tensors by position
     logits: Tensor,
     target: Tensor,
     weight: Tensor,
@@ -70,9 +74,8 @@ def gradient(
 ) -> None:
     """Derivative with respect to the logits, into `out` `[R, T]`.
 
-    Args:
-        region: coefficients `[6, R, 1]` of the region sums; those of targets are not read.
-        pixel: coefficients `[4, R, 2]` of the pixel sums; those of weights are not read.
+    `region` `[6, R, 1]` and `pixel` `[4, R, 2]` are the coefficients of the sums; those of targets
+    and weights are not read.
     """
     valid, on, off, probability, miss, surprise_on, surprise_off, error = _terms(logits, target)
     weight = torch.where(valid, weight, 0.0)
@@ -85,9 +88,7 @@ def gradient(
     focus_off = torch.exp(-gamma * surprise_on)
     spread = pixel[v.NEGATIVE_LOG_LIKELIHOOD]
     pull_on = (
-        on * pixel[v.CROSS_ENTROPY][:, 1:]
-        + spread[:, 1:]
-        + on * pixel[v.FOCAL][:, 1:] * focus_on
+        on * pixel[v.CROSS_ENTROPY][:, 1:] + spread[:, 1:] + on * pixel[v.FOCAL][:, 1:] * focus_on
     )
     pull_off = (
         off * pixel[v.CROSS_ENTROPY][:, :1]

@@ -41,9 +41,19 @@ def _label_terms(logits: Tensor, label: Tensor) -> tuple[Tensor, ...]:
         others > own_exponential, gap + log_total, torch.log1p(others / own_exponential)
     )
     cross_entropy = torch.where(valid, cross_entropy, 0.0)
-    return valid, logits, own, top, exponential, own_exponential, others, total, miss, (
-        cross_entropy
-    ), log_total
+    return (
+        valid,
+        logits,
+        own,
+        top,
+        exponential,
+        own_exponential,
+        others,
+        total,
+        miss,
+        (cross_entropy),
+        log_total,
+    )
 
 
 def label_statistics(
@@ -60,26 +70,30 @@ def label_statistics(
         return torch.where(own, value[:, None], 0.0).sum(-1)
 
     count = torch.where(own, 1.0, 0.0).to(logits.dtype).sum(-1)
-    region = torch.stack([
-        count,
-        over_own(miss),
-        probability.sum(-1),
-        over_own(miss * miss),
-        (probability * probability).sum(-1),
-        count,
-    ])
+    region = torch.stack(
+        [
+            count,
+            over_own(miss),
+            probability.sum(-1),
+            over_own(miss * miss),
+            (probability * probability).sum(-1),
+            count,
+        ]
+    )
     weighted = weight * cross_entropy
     surprise = torch.where(own, cross_entropy[:, None], (top + log_total)[:, None] - logits)
-    pixel = torch.stack([
-        over_own(weight),
-        over_own(weighted),
-        over_own(weighted * _power(miss, gamma)),
-        torch.where(valid[:, None], surprise * weight[:, None], 0.0).sum(-1),
-    ])
+    pixel = torch.stack(
+        [
+            over_own(weight),
+            over_own(weighted),
+            over_own(weighted * _power(miss, gamma)),
+            torch.where(valid[:, None], surprise * weight[:, None], 0.0).sum(-1),
+        ]
+    )
     return region, pixel
 
 
-def label_gradient(
+def label_gradient(  # noqa: PLR0917 - a kernel takes its tensors by position
     logits: Tensor,
     label: Tensor,
     weight: Tensor,
@@ -90,9 +104,8 @@ def label_gradient(
 ) -> None:
     """Derivative with respect to the logits, into `out` `[K, C, T]`.
 
-    Args:
-        region: coefficients `[6, K, C]` of the region sums; those of targets are not read.
-        pixel: coefficients `[4, K, C]` of the pixel sums; those of weights are not read.
+    `region` `[6, K, C]` and `pixel` `[4, K, C]` are the coefficients of the sums; those of targets
+    and weights are not read.
     """
     valid, logits, own, _, exponential, own_exponential, others, total, miss, cross_entropy, _ = (
         _label_terms(logits, label)
@@ -107,8 +120,7 @@ def label_gradient(
     hit = own_exponential / total
     focal = of_label(pixel[v.FOCAL]) * weight * _power(miss, gamma)
     through_miss = hit * (
-        of_label(region[v.FALSE_NEGATIVE])
-        + 2.0 * of_label(region[v.SQUARED_ERROR_INSIDE]) * miss
+        of_label(region[v.FALSE_NEGATIVE]) + 2.0 * of_label(region[v.SQUARED_ERROR_INSIDE]) * miss
     )
     along = focal * gamma * hit * cross_entropy + miss * (
         through_miss + weight * of_label(pixel[v.CROSS_ENTROPY]) + focal
@@ -193,26 +205,30 @@ def distribution_statistics(
     here = torch.where(valid[:, None], 1.0, 0.0).to(logits.dtype)
     rest = here - target
     squared = error * error
-    region = torch.stack([
-        target.sum(-1),
-        (target * miss).sum(-1),
-        (rest * probability).sum(-1),
-        (target * squared).sum(-1),
-        (rest * squared).sum(-1),
-        (target * target).sum(-1),
-    ])
+    region = torch.stack(
+        [
+            target.sum(-1),
+            (target * miss).sum(-1),
+            (rest * probability).sum(-1),
+            (target * squared).sum(-1),
+            (rest * squared).sum(-1),
+            (target * target).sum(-1),
+        ]
+    )
     weight = torch.where(valid, weight, 0.0)[:, None]
     weighted = weight * target * surprise
-    pixel = torch.stack([
-        (weight * target).sum(-1),
-        weighted.sum(-1),
-        (weighted * _power(miss, gamma[:, None])).sum(-1),
-        torch.where(valid[:, None], weight * surprise, 0.0).sum(-1),
-    ])
+    pixel = torch.stack(
+        [
+            (weight * target).sum(-1),
+            weighted.sum(-1),
+            (weighted * _power(miss, gamma[:, None])).sum(-1),
+            torch.where(valid[:, None], weight * surprise, 0.0).sum(-1),
+        ]
+    )
     return region, pixel
 
 
-def distribution_gradient(
+def distribution_gradient(  # noqa: PLR0917 - a kernel takes its tensors by position
     logits: Tensor,
     target: Tensor,
     weight: Tensor,

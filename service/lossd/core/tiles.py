@@ -144,13 +144,13 @@ def unpack_added(tiles: Tensor, piece: Piece, target: Tensor) -> None:
 def _block(piece: Piece, tiles: Tensor) -> Tensor:
     """The piece's tiles, `[groups, tiles, D, TILE_PIXELS]`."""
     groups = piece.last_group - piece.first_group
-    return tiles[piece.at : piece.at + piece.total].unflatten(
-        0, (groups, piece.last_tile - piece.first_tile)
-    )
+    shape = (groups, piece.last_tile - piece.first_tile)
+    block: Tensor = tiles[piece.at : piece.at + piece.total].unflatten(0, shape)
+    return block
 
 
 def _runs(sample: Tensor, piece: Piece, tiles: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of equal-shaped views: in the tiles, in the sample; whole tiles first, then the tail."""
+    """Pairs of equal views, in the tiles and in the sample: whole tiles first, then the tail."""
     block = _block(piece, tiles)
     groups = sample[piece.first_group : piece.last_group]
     whole, tail = divmod(sample.shape[-1], TILE_PIXELS)

@@ -15,7 +15,7 @@ classes' exponentials, never as `1 - p`, so that a good mask keeps its digits), 
     pixel sums, per label
         weight                  Σ w·y
         cross_entropy           Σ w·y·(-ln p)
-        focal                   Σ w·y·q^γ·(-ln p)
+        focal                   Σ w·y·q^gamma·(-ln p)
         negative_log_likelihood Σ w·(-ln p)
 
 For softmax the labels are the classes. For sigmoid every channel has two labels, 0 = off and

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -25,12 +26,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from torch import Tensor
 
-from lossd.losses.sums import PixelSums, RegionSums, Sums, Task, class_sum, ratio
+from lossd.losses.sums import RegionSums, Sums, Task, class_sum, ratio
 from lossd_client.errors import FieldError, InvalidParameterError, UnknownLossError
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ClassId = Annotated[int, Field(ge=0)]
+
+Problem = tuple[str, str]
+"""A parameter and what is wrong with it."""
 
 ALL_TASKS: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
 SIGMOID_TASKS: tuple[Task, ...] = ("binary", "multilabel")
@@ -40,6 +44,14 @@ class Options(BaseModel):
     """Parameters of a loss; unknown names are refused, booleans are not numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def problems(self, task: Task, channels: int) -> Iterator[Problem]:
+        """What is wrong with the options for a task and a number of channels."""
+        del task
+        weights = getattr(self, "class_weights", None)
+        if weights is not None and len(weights) != channels:
+            message = f"needs one weight per channel, {channels}, got {len(weights)}"
+            yield "class_weights", message
 
 
 class RegionOptions(Options):
@@ -63,6 +75,16 @@ class RegionOptions(Options):
         "classes that count.",
     )
 
+    def problems(self, task: Task, channels: int) -> Iterator[Problem]:
+        """What is wrong with the options for a task and a number of channels."""
+        yield from super().problems(task, channels)
+        if self.class_weights is not None and self.average == "micro":
+            yield "class_weights", "weighs a macro average; average is micro"
+        if isinstance(self.classes, list) and (not self.classes or max(self.classes) >= channels):
+            yield "classes", f"ids must lie in 0 … {channels - 1}, got {self.classes}"
+        if not self.include_background and channels == 1:
+            yield "include_background", "binary has one channel and no background to drop"
+
 
 class PixelOptions(Options):
     """Options of every loss over pixels."""
@@ -73,6 +95,9 @@ class PixelOptions(Options):
     normalize: Literal["pixels", "weights"] = Field(
         "pixels", description="Divide by the valid pixels, or by the sum of the weights applied."
     )
+
+
+Check = Callable[[Any, Task, int], Iterator[Problem]]
 
 
 @dataclass(frozen=True)
@@ -99,6 +124,8 @@ class Loss(ABC):
     tasks: tuple[Task, ...]
     focusing: str | None
     """Parameter that is the exponent of the kernels' focal sum, if the loss reads that sum."""
+    check: Check | None
+    """Problems of the loss's own parameters that their types cannot tell."""
     kind: ClassVar[str] = "pixel"
     returns: ClassVar[tuple[str, ...]] = ("value", "gradient")
 
@@ -130,7 +157,10 @@ class Loss(ABC):
             options = self.parameters.model_validate(dict(given))
         except ValidationError as error:
             raise _parameter_error(self, error, loc) from error
-        for name, message in _against_channels(options, task, channels):
+        problems = options.problems(task, channels)
+        if self.check is not None:
+            problems = itertools.chain(problems, self.check(options, task, channels))
+        for name, message in problems:
             detail = f"{self.name}.{name}: {message}"
             raise InvalidParameterError(
                 detail, errors=[FieldError((*loc, "params", name), message)]
@@ -238,7 +268,7 @@ def region_loss(
     *, aliases: tuple[str, ...] = (), tasks: tuple[Task, ...] = ALL_TASKS
 ) -> Callable[[Function], Function]:
     """Declares `function(sums: RegionSums, *, …) -> [B, C]`."""
-    return _declare(RegionLoss, "region", RegionOptions, aliases, tasks, None)
+    return _register(RegionLoss, RegionOptions, family="region", aliases=aliases, tasks=tasks)
 
 
 def pixel_loss(
@@ -246,20 +276,25 @@ def pixel_loss(
     aliases: tuple[str, ...] = (),
     tasks: tuple[Task, ...] = ALL_TASKS,
     focusing: str | None = None,
+    check: Check | None = None,
 ) -> Callable[[Function], Function]:
     """Declares `function(sums: PixelSums, *, …) -> [B, G, L]`, linear in the sums."""
-    return _declare(PixelLoss, "distribution", PixelOptions, aliases, tasks, focusing)
+    return _register(
+        PixelLoss,
+        PixelOptions,
+        family="distribution",
+        aliases=aliases,
+        tasks=tasks,
+        focusing=focusing,
+        check=check,
+    )
 
 
 def compound_loss(
-    *,
-    aliases: tuple[str, ...] = (),
-    tasks: tuple[Task, ...] = ALL_TASKS,
-    options: type[Options] = RegionOptions,
-    focusing: str | None = None,
+    *, aliases: tuple[str, ...] = (), tasks: tuple[Task, ...] = ALL_TASKS
 ) -> Callable[[Function], Function]:
     """Declares `function(part: Parts, *, …) -> [B]`."""
-    return _declare(CompoundLoss, "compound", options, aliases, tasks, focusing)
+    return _register(CompoundLoss, RegionOptions, family="compound", aliases=aliases, tasks=tasks)
 
 
 def counted_classes(region: RegionSums, task: Task, options: RegionOptions) -> Tensor:
@@ -279,24 +314,27 @@ def counted_classes(region: RegionSums, task: Task, options: RegionOptions) -> T
     return torch.where(present.any(-1, keepdim=True), present, allowed)
 
 
-def _declare(
+def _register(
     cls: type[Loss],
+    options: type[Options],
+    *,
     family: str,
-    base: type[Options],
     aliases: tuple[str, ...],
     tasks: tuple[Task, ...],
-    focusing: str | None,
+    focusing: str | None = None,
+    check: Check | None = None,
 ) -> Callable[[Function], Function]:
     def register(function: Function) -> Function:
         name = function.__name__
         LOSSES[name] = cls(
             name=name,
             function=function,
-            parameters=_options_model(name, function, base),
+            parameters=_options_model(name, function, options),
             family=family,
             aliases=aliases,
             tasks=tasks,
             focusing=focusing,
+            check=check,
         )
         ALIASES.update(dict.fromkeys(aliases, name))
         return function
@@ -323,9 +361,7 @@ def _options_model(name: str, function: Function, base: type[Options]) -> type[O
         for key in _keywords(function)
         if key not in base.model_fields
     }
-    # A loss's own parameters come before the common ones wherever they are listed.
-    model = create_model(f"{name}_options", __base__=base, **own)
-    return model
+    return create_model(f"{name}_options", __base__=base, **own)
 
 
 def docstring_section(function: Function, title: str) -> str:
@@ -364,34 +400,6 @@ def _parameter_error(
     first = errors[0]
     field = ".".join(str(step) for step in first.loc[len(loc) + 1 :])
     return InvalidParameterError(f"{loss.name}.{field}: {first.message}", errors=errors)
-
-
-def _against_channels(options: Options, task: Task, channels: int) -> list[tuple[str, str]]:
-    """What is wrong with the options for this many channels: (parameter, message)."""
-    wrong = []
-    weights = getattr(options, "class_weights", None)
-    if weights is not None and len(weights) != channels:
-        wrong.append((
-            "class_weights",
-            f"needs one weight per channel, {channels}, got {len(weights)}",
-        ))
-    if weights is not None and getattr(options, "average", "macro") == "micro":
-        wrong.append(("class_weights", "weighs a macro average; average is micro"))
-    classes = getattr(options, "classes", None)
-    if isinstance(classes, list) and (not classes or max(classes) >= channels):
-        wrong.append(("classes", f"ids must lie in 0 … {channels - 1}, got {classes}"))
-    if not getattr(options, "include_background", True) and channels == 1:
-        wrong.append(("include_background", "binary has one channel and no background to drop"))
-    alpha = getattr(options, "alpha", None)
-    if task == "multiclass" and isinstance(alpha, float):
-        wrong.append(("alpha", f"multiclass takes a list of {channels} weights, one per class"))
-    if isinstance(alpha, list) and (task != "multiclass" or len(alpha) != channels):
-        wrong.append((
-            "alpha",
-            f"a list takes task multiclass and one weight per class, got {len(alpha)} "
-            f"for {task} with {channels} channels",
-        ))
-    return wrong
 
 
 def _label_weights(terms: Tensor, task: Task, class_weights: list[float] | None) -> Tensor:

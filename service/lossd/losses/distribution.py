@@ -6,10 +6,13 @@ gradients are the same code for all of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from torch import Tensor
 
-from lossd.losses.declare import SIGMOID_TASKS, Fraction, NonNegative, pixel_loss
-from lossd.losses.sums import PixelSums
+from lossd.losses.declare import SIGMOID_TASKS, Fraction, NonNegative, Problem, pixel_loss
+from lossd.losses.sums import PixelSums, Task
 
 
 @pixel_loss(aliases=("ce",))
@@ -70,7 +73,17 @@ def binary_cross_entropy(
     return terms * terms.new_tensor([1.0, pos_weight])
 
 
-@pixel_loss(focusing="gamma")
+def _alpha_problems(options: Any, task: Task, channels: int) -> Iterator[Problem]:
+    alpha = options.alpha
+    if task == "multiclass" and isinstance(alpha, float):
+        yield "alpha", f"multiclass takes a list of {channels} weights, one per class, got {alpha}"
+    if isinstance(alpha, list) and task != "multiclass":
+        yield "alpha", f"{task} takes one weight, of the pixels that are on, got a list"
+    elif isinstance(alpha, list) and len(alpha) != channels:
+        yield "alpha", f"needs one weight per class, {channels}, got {len(alpha)}"
+
+
+@pixel_loss(focusing="gamma", check=_alpha_problems)
 def focal(
     sums: PixelSums,
     *,

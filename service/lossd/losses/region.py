@@ -101,14 +101,12 @@ def tversky(
 
     Example:
         >>> from lossd.losses.declare import find_loss
-        >>> sorted(find_loss("tversky").parameters.model_fields)[-4:]
-        ['include_background', 'smooth_dr', 'smooth_nr', ...]
+        >>> find_loss("tversky").parameters().fn_weight
+        0.7
 
     References:
         Salehi et al., "Tversky loss function for image segmentation using 3D fully convolutional
         deep networks", 2017, https://arxiv.org/abs/1706.05721
     """
     errors = fp_weight * sums.false_positive + fn_weight * sums.false_negative
-    return ratio(
-        errors + (smooth_dr - smooth_nr), sums.true_positive + errors + smooth_dr
-    )
+    return ratio(errors + (smooth_dr - smooth_nr), sums.true_positive + errors + smooth_dr)

@@ -32,16 +32,16 @@ class RegionSums:
 
     def over_classes(self, counted: Tensor) -> RegionSums:
         """The same sums, `[B, 1]`, over the classes where `counted` `[B, C]` is true."""
-        return RegionSums(*(
-            value if value is self.pixels else class_sum(torch.where(counted, value, 0.0))
-            for value in (getattr(self, field.name) for field in fields(self))
-        ))
+        return RegionSums(
+            *(
+                value if value is self.pixels else class_sum(torch.where(counted, value, 0.0))
+                for value in (getattr(self, field.name) for field in fields(self))
+            )
+        )
 
     def over_samples(self) -> RegionSums:
         """Each row the sum of all rows, differentiable with respect to its own row only."""
-        return RegionSums(*(
-            _shared(getattr(self, field.name)) for field in fields(self)
-        ))
+        return RegionSums(*(_shared(getattr(self, field.name)) for field in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,155 @@
+"""Where the time of one `evaluate` goes, stage by stage.
+
+The stages are measured from outside: the functions below are wrapped for the time of the
+measurement, and a stage's time is what is spent in it but not in a stage it calls. The wrappers
+cost about a microsecond a call.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+from benchmarks import jobs
+from benchmarks.core import SHAPES
+from benchmarks.engine import Core
+from benchmarks.report import Report, Row, Section, environment
+from lossd.core import answer, cohort, compiled, passes, tiles
+from lossd.core.job import Job
+from lossd_client.wire import GradientDtype
+
+# stage, owner and name of each function that belongs to it
+_PLACES: tuple[tuple[str, object, str], ...] = (
+    ("pack", passes.Passes, "_pack"),
+    ("pack", tiles, "pack"),
+    ("per_tile", passes.Passes, "_per_tile"),
+    ("per_tile", passes.Passes, "_per_group"),
+    ("add_tiles", passes.Passes, "_add_tiles"),
+    ("heads", cohort.Cohort, "_heads"),
+    ("heads", cohort.Cohort, "_evaluate"),
+    ("heads_backward", cohort.Cohort, "_differentiate"),
+    ("unpack", passes.Passes, "_deliver"),
+    ("unpack", answer.GradientWriter, "__init__"),
+    ("unpack", answer.GradientWriter, "_finish"),
+    ("outcome", answer.Answer, "outcome"),
+)
+_STAGES = (
+    "pack",
+    "pass_1",
+    "per_tile",
+    "add_tiles",
+    "heads",
+    "heads_backward",
+    "pass_2",
+    "unpack",
+    "outcome",
+)
+_RUNS, _QUICK_RUNS = 15, 3
+_DTYPES: tuple[GradientDtype, ...] = ("float32", "float16")
+
+
+class Stopwatch:
+    """Time spent in each stage itself."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(_STAGES, 0.0)
+        self._inner = [0.0]
+
+    def measured(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its time added to the stage."""
+
+        @functools.wraps(function)
+        def timed(*args: Any, **named: Any) -> Any:
+            self._inner.append(0.0)
+            started = time.perf_counter()
+            try:
+                return function(*args, **named)
+            finally:
+                taken = time.perf_counter() - started
+                self.seconds[stage] += taken - self._inner.pop()
+                self._inner[-1] += taken
+
+        return timed
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Measures while the context lasts."""
+        with ExitStack() as stack:
+            for stage, owner, name in _PLACES:
+                original = getattr(owner, name)
+                stack.enter_context(
+                    mock.patch.object(owner, name, self.measured(stage, original))
+                )
+            yield
+
+    def kernels(self, table: compiled.KernelTable, wait: Callable[[], None]) -> Any:
+        """The same kernels, measured until the device has finished."""
+
+        def until_done(kernel: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any) -> Any:
+                result = kernel(*args)
+                wait()
+                return result
+
+            return run
+
+        return {
+            key: compiled.Kernels(
+                self.measured("pass_1", until_done(kernels.statistics)),
+                self.measured("pass_2", until_done(kernels.gradient)),
+                kernels.value_map,
+            )
+            for key, kernels in table.items()
+        }
+
+
+def run(core: Core, *, quick: bool) -> Report:
+    """Stages of all shapes with all losses available, in ns per logit and as shares."""
+    shapes = SHAPES[:2] if quick else SHAPES
+    runs = _QUICK_RUNS if quick else _RUNS
+    rows = [_row(core, shape, dtype, runs) for dtype in _DTYPES for shape in shapes]
+    return Report(
+        name="stages",
+        sections=[Section("microseconds of each stage of one evaluate()", rows)],
+        notes=[
+            f"losses: {', '.join(jobs.available_of_ten())}; total gradient",
+            "medians over runs of each stage by itself, so a row need not add up to its total",
+            "per_tile = coefficients and exponents copied out per tile; heads = losses on [B, C] "
+            "sums; other = Python between the stages",
+        ],
+        environment=environment(core.device, core.mode),
+    )
+
+
+def _row(core: Core, shape: jobs.Shape, dtype: GradientDtype, runs: int) -> Row:
+    inputs = jobs.random_inputs(shape, seed=1, dtype=dtype)
+    job = jobs.job(
+        [inputs], jobs.available_of_ten(), gradient="total", gradient_dtype=dtype
+    )
+    _once(core, job)
+    measured = [_once(core, job) for _ in range(runs)]
+    row: dict[str, str | float] = {"shape": "x".join(map(str, shape)), "dtype": dtype}
+    for stage in (*_STAGES, "other", "total"):
+        row[stage + "_us"] = statistics.median(one[stage] for one in measured) * 1e6
+    row["total_ns_per_logit"] = float(row["total_us"]) * 1e3 / math.prod(shape)
+    return row
+
+
+def _once(core: Core, job: Job) -> dict[str, float]:
+    stopwatch = Stopwatch()
+    table = stopwatch.kernels(core.table, core.wait)
+    with stopwatch.attached():
+        started = time.perf_counter()
+        core.evaluate_with(table, [job])
+        total = time.perf_counter() - started
+    return {
+        **stopwatch.seconds,
+        "other": total - sum(stopwatch.seconds.values()),
+        "total": total,
+    }

@@ -1,0 +1,254 @@
+"""The HTTP face: routes, start and stop, one error handler. No tensors, no rules."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio.to_thread
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lossd import __version__, metrics
+from lossd.api_description import DESCRIPTION, EVALUATE
+from lossd.catalogue import catalogue, describe
+from lossd.engine import Engine
+from lossd.requests import answer_evaluation
+from lossd.settings import Settings
+from lossd_client.errors import (
+    InternalError,
+    LossdError,
+    MethodNotAllowedError,
+    NotFoundError,
+    NotReadyError,
+    RequestError,
+    TooLargeError,
+)
+from lossd_client.wire import (
+    JSON,
+    MULTIPART,
+    OCTET_STREAM,
+    PROBLEM,
+    REQUEST_ID_HEADER,
+    SAFETENSORS,
+)
+
+log = structlog.get_logger(__name__)
+
+_MAX_REQUEST_ID_LENGTH = 128
+
+
+def create_app(settings: Settings, engine: Engine) -> FastAPI:
+    """The application around an engine; starting it starts the engine, stopping it drains it."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        engine.drain()
+        ended = await anyio.to_thread.run_sync(engine.join, settings.drain_s)
+        log.info("drained", complete=ended)
+
+    app = FastAPI(
+        title="lossd",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+    )
+    app.add_middleware(Accounting)
+    app.add_exception_handler(LossdError, _problem)
+    app.add_exception_handler(HTTPException, _problem)
+    app.add_exception_handler(Exception, _problem)
+    _add_evaluation(app, settings, engine)
+    _add_catalogue(app)
+    _add_operation(app, settings, engine)
+    return app
+
+
+def _add_evaluation(app: FastAPI, settings: Settings, engine: Engine) -> None:
+    @app.post("/v1/evaluate", openapi_extra=EVALUATE, response_class=Response)
+    async def evaluate(request: Request) -> Response:
+        """Losses, gradients, maps and statistics of the samples in the body."""
+        request_id: str = request.state.request_id
+        written = await answer_evaluation(request, engine, settings, request_id)
+        request.state.samples = written.samples
+
+        async def parts() -> AsyncIterator[bytes | memoryview]:
+            for part in written.parts:
+                yield part
+
+        return StreamingResponse(
+            parts(),
+            media_type=written.media_type,
+            headers={
+                "Content-Length": str(written.nbytes),
+                "Server-Timing": written.stages.header(),
+            },
+        )
+
+
+def _add_catalogue(app: FastAPI) -> None:
+    @app.get("/v1/losses")
+    def list_losses() -> list[dict[str, Any]]:
+        """The catalogue of losses."""
+        return catalogue()
+
+    @app.get("/v1/losses/{name}")
+    def get_loss(name: str) -> dict[str, Any]:
+        """One loss of the catalogue, by its name or an alias."""
+        return describe(name)
+
+
+def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
+    @app.get("/")
+    def index() -> dict[str, str]:
+        """Where things are."""
+        return {
+            "name": "lossd",
+            "version": __version__,
+            "device": engine.device_name,
+            "state": engine.describe(),
+            "catalogue": "/v1/losses",
+            "evaluate": "/v1/evaluate",
+            "limits": "/v1/limits",
+            "docs": "/docs",
+            "metrics": "/metrics",
+        }
+
+    @app.get("/health/live")
+    def live() -> dict[str, str]:
+        """200 while the process is worth keeping."""
+        if engine.state == "failed":
+            msg = "the engine has failed; restart the process"
+            raise NotReadyError(msg)
+        return {"status": "live"}
+
+    @app.get("/health/ready")
+    def ready() -> dict[str, str]:
+        """200 if a job would be computed now."""
+        if not engine.is_ready():
+            raise NotReadyError(engine.describe(), retry_after_s=2.0)
+        return {
+            "status": "ready",
+            "device": engine.device_name,
+            "numerics_version": engine.numerics_version,
+        }
+
+    @app.get("/v1/limits")
+    def limits() -> dict[str, Any]:
+        """What a request may hold and how long it may take."""
+        return {
+            "body_bytes": settings.max_body_mib << 20,
+            "samples": settings.max_request_samples,
+            "classes": settings.max_classes,
+            "spatial_axes": [1, 3],
+            "timeout_ms": settings.timeout_ms,
+            "queue_samples": settings.max_queue_samples,
+            "queue_bytes": settings.max_queue_mib << 20,
+            "content_types": [JSON, SAFETENSORS, OCTET_STREAM, MULTIPART],
+        }
+
+    @app.get("/metrics", response_class=Response)
+    def prometheus() -> Response:
+        """Prometheus text format."""
+        depth = engine.queue_depth()
+        metrics.QUEUE_REQUESTS.set(depth.requests)
+        metrics.QUEUE_SAMPLES.set(depth.samples)
+        metrics.QUEUE_BYTES.set(depth.nbytes)
+        metrics.QUEUE_OLDEST_SECONDS.set(depth.oldest_s)
+        metrics.READY.set(engine.is_ready())
+        metrics.KERNELS_READY.set(engine.progress[0])
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    """Any error as `application/problem+json`; the one place where errors become answers."""
+    problem = _as_lossd_error(error)
+    problem.request_id = getattr(request.state, "request_id", None)
+    request.state.code = problem.code
+    headers = {}
+    if problem.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
+    if isinstance(problem, TooLargeError):
+        headers["Connection"] = "close"  # the rest of the body is not read
+    return JSONResponse(
+        problem.problem(), status_code=problem.status, headers=headers, media_type=PROBLEM
+    )
+
+
+def _as_lossd_error(error: Exception) -> LossdError:
+    if isinstance(error, LossdError):
+        return error
+    if isinstance(error, HTTPException):
+        named = {404: NotFoundError, 405: MethodNotAllowedError}.get(error.status_code)
+        return (named or RequestError)(str(error.detail) if named is None else None)
+    log.error("unexpected_error", exc_info=error)
+    return InternalError()
+
+
+class Accounting:
+    """Gives every request its id, its line in the log and its place in the metrics."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or whatever else ASGI has."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status = 500
+        sent_bytes = 0
+
+        async def account(message: Message) -> None:
+            nonlocal status, sent_bytes
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                header = (REQUEST_ID_HEADER.lower().encode(), request_id.encode())
+                message["headers"] = [*message.get("headers", []), header]
+            else:
+                sent_bytes += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, account)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "unknown")
+            code = state.get("code", "ok")
+            metrics.REQUESTS.labels(route=route, status=str(status), code=code).inc()
+            metrics.REQUEST_SECONDS.labels(route=route).observe(seconds)
+            metrics.SENT_BYTES.inc(sent_bytes)
+            log.info(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                code=code,
+                ms=round(seconds * 1e3, 2),
+                samples=state.get("samples", 0),
+                bytes_out=sent_bytes,
+                request_id=request_id,
+            )
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's id if it is short and printable, a new one otherwise."""
+    wanted = REQUEST_ID_HEADER.lower().encode()
+    for name, value in scope["headers"]:
+        if name == wanted:
+            text = str(value.decode("latin-1"))
+            if 0 < len(text) <= _MAX_REQUEST_ID_LENGTH and text.isascii() and text.isprintable():
+                return text
+    return uuid.uuid4().hex

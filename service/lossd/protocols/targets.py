@@ -1,0 +1,165 @@
+"""Targets, masks and weights of a request, checked and brought into the core's form.
+
+In the core's form a target says itself which pixels count: -1 removes one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from lossd_client.errors import FieldError, InvalidInputError, LabelOutOfRangeError
+from lossd_client.wire import Array
+
+Loc = tuple[str | int, ...]
+
+_REMOVED, _WRONG = -1, -2
+_SUM_TOLERANCE = 1e-3
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the labels of a target may be."""
+
+    classes: int
+    ignore_index: int | None
+    task: str
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What the channels of a target may be."""
+
+    must_sum_to_one: bool
+
+
+def read_mask(mask: Array | None, loc: Loc) -> Array | None:
+    """Which pixels count, `[B, *S]` bool; None if all do.
+
+    Raises:
+        InvalidInputError: the mask holds NaN.
+    """
+    if mask is None:
+        return None
+    if mask.dtype.kind not in "biu" and bool(np.isnan(mask.astype(np.float32)).any()):
+        _refuse(loc, "holds NaN; 0 removes a pixel, anything else keeps it")
+    return mask != 0
+
+
+def read_weight_map(weight_map: Array | None, mask: Array | None, loc: Loc) -> Array | None:
+    """Weights `[B, *S]` as float32 or float64, 0 where the mask removes the pixel.
+
+    Raises:
+        InvalidInputError: a weight that counts is negative, infinite or NaN.
+    """
+    if weight_map is None:
+        return None
+    if weight_map.dtype.kind not in "biuf" and weight_map.dtype.name != "bfloat16":
+        _refuse(loc, f"dtype {weight_map.dtype.name} is not a number")
+    dtype = np.float64 if weight_map.dtype == np.float64 else np.float32
+    weights = weight_map.astype(dtype)
+    if mask is not None:
+        weights[~mask] = 0.0
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if bool(wrong.any()):
+        where = _first(wrong)
+        _refuse(loc, f"{loc[-1]}{where} is {weights[tuple(where)]}; weights are finite and >= 0")
+    return weights
+
+
+def read_labels(target: Array, kind: Labels, mask: Array | None, loc: Loc) -> Array:
+    """Labels `[B, *S]` in the smallest signed integers that hold them, -1 = removed.
+
+    Raises:
+        LabelOutOfRangeError: a label of a pixel that counts is neither a class nor the
+            `ignore_index`.
+    """
+    small = np.dtype(np.int8 if kind.classes <= np.iinfo(np.int8).max else np.int16)
+    if kind.classes > np.iinfo(np.int16).max:
+        small = np.dtype(np.int32)
+    if target.dtype.itemsize == 1:
+        labels = _table(target.dtype, kind, small)[target.view(np.uint8)]
+    else:
+        good = (target >= 0) & (target < kind.classes)
+        labels = np.where(good, target, _WRONG).astype(small)
+        if kind.ignore_index is not None:
+            labels[target == kind.ignore_index] = _REMOVED
+    if mask is not None:
+        labels[~mask] = _REMOVED
+    if labels.size and int(labels.min()) == _WRONG:
+        _refuse_label(target, labels == _WRONG, kind, loc)
+    return labels
+
+
+def read_channels(target: Array, kind: Channels, mask: Array | None, loc: Loc) -> Array:
+    """Targets `[B, C, *S]` in [0, 1], -1 in all channels of a removed pixel.
+
+    Raises:
+        InvalidInputError: a value that counts lies outside [0, 1], or the channels of a
+            distribution do not sum to 1.
+    """
+    if target.dtype.kind in "biu":
+        values = target.astype(np.int8) if target.dtype.itemsize == 1 else target.astype(np.int64)
+        values = np.where((values == 0) | (values == 1), values, _WRONG).astype(np.int8)
+    else:
+        values = target.astype(np.float64 if target.dtype == np.float64 else np.float32)
+    removed = None if mask is None else np.broadcast_to(~mask[:, None], values.shape)
+    with np.errstate(invalid="ignore"):
+        wrong = ~((values >= 0) & (values <= 1))
+    if removed is not None:
+        wrong &= ~removed
+    if bool(wrong.any()):
+        where = _first(wrong)
+        _refuse(loc, f"{loc[-1]}{where} is {target[tuple(where)]}; targets lie in [0, 1]")
+    if kind.must_sum_to_one and not distribution_sums_to_one(target, mask):
+        _refuse(loc, f"channels of a multiclass target sum to 1 ± {_SUM_TOLERANCE} at every pixel")
+    if removed is not None:
+        values = np.where(removed, np.array(_REMOVED, dtype=values.dtype), values)
+    return values
+
+
+def distribution_sums_to_one(target: Array, mask: Array | None) -> bool:
+    """Whether the channels of `[B, C, *S]` sum to 1 ± 1e-3 at every pixel that counts."""
+    totals = target.astype(np.float32 if target.dtype.kind == "f" else np.float64).sum(1)
+    near = np.abs(totals - 1.0) <= _SUM_TOLERANCE
+    return bool(near.all() if mask is None else (near | ~mask).all())
+
+
+def _table(dtype: np.dtype[Any], kind: Labels, small: np.dtype[Any]) -> Array:
+    """What each of the 256 byte values of a target means."""
+    values = np.arange(256, dtype=np.uint8)
+    values = (values.view(np.int8) if dtype.kind == "i" else values).astype(np.int64)
+    good = (values >= 0) & (values < kind.classes)
+    table = np.where(good, values, _WRONG)
+    if kind.ignore_index is not None:
+        table[values == kind.ignore_index] = _REMOVED
+    return table.astype(small)
+
+
+def _refuse_label(target: Array, wrong: Array, kind: Labels, loc: Loc) -> NoReturn:
+    where = _first(wrong)
+    label = int(target[tuple(where)])
+    found = np.unique(target[wrong])
+    others = ", ".join(str(int(value)) for value in found[:_SHOWN]) + (
+        ", …" if len(found) > _SHOWN else ""
+    )
+    ignore = "not set" if kind.ignore_index is None else str(kind.ignore_index)
+    message = (
+        f"label {label} at {loc[-1]}{where} is not one of the {kind.classes} classes "
+        f"0 … {kind.classes - 1} of this {kind.task} task (ignore_index is {ignore}; "
+        f"{int(wrong.sum())} pixels hold labels out of range: {others})"
+    )
+    raise LabelOutOfRangeError(message, errors=[FieldError((*loc, *where), message)])
+
+
+def _first(wrong: Array) -> list[int]:
+    flat = int(wrong.reshape(-1).argmax())
+    return [int(axis) for axis in np.unravel_index(flat, wrong.shape)]
+
+
+def _refuse(loc: Loc, message: str) -> NoReturn:
+    detail = f"{'.'.join(map(str, loc))}: {message}"
+    raise InvalidInputError(detail, errors=[FieldError(loc, message)])

@@ -1,0 +1,234 @@
+"""One evaluation from the first byte of its body to the last part of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from starlette.requests import Request
+
+from lossd import metrics
+from lossd.core.job import Job
+from lossd.engine import Completed, Engine
+from lossd.protocols.admission import RequestLimits, build_job, read_request
+from lossd.protocols.answers import Arrays, Encoding, media_type, write_json, write_safetensors
+from lossd.protocols.json_body import Inputs, read_json
+from lossd.protocols.multipart_body import read_multipart
+from lossd.protocols.safetensors_body import read_safetensors_body
+from lossd.settings import Settings
+from lossd_client.errors import (
+    DeadlineExceededError,
+    FieldError,
+    InvalidInputError,
+    MalformedBodyError,
+    TooLargeError,
+    UnsupportedMediaTypeError,
+)
+from lossd_client.wire import (
+    JSON,
+    MULTIPART,
+    OCTET_STREAM,
+    SAFETENSORS,
+    EvaluateRequest,
+)
+
+T = TypeVar("T")
+
+# Below this a hand-over to a worker thread costs more than the work.
+_INLINE_BYTES = 64 * 1024
+
+
+@dataclass
+class Stages:
+    """Durations of the parts of a request, in seconds, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def mark(self, name: str) -> None:
+        """Ends a stage that began where the last one ended."""
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+    def split(self, name: str, **parts: float) -> None:
+        """Replaces the stage that ends now by its known parts."""
+        self.mark(name)
+        self.seconds.pop(name)
+        self.seconds.update(parts)
+
+    @property
+    def total(self) -> float:
+        """Sum of all stages."""
+        return sum(self.seconds.values())
+
+    def header(self) -> str:
+        """Value of a `Server-Timing` header, in milliseconds."""
+        entries = [f"{name};dur={seconds * 1e3:.3f}" for name, seconds in self.seconds.items()]
+        return ", ".join([*entries, f"total;dur={self.total * 1e3:.3f}"])
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer ready to send."""
+
+    parts: list[bytes | memoryview]
+    media_type: str
+    stages: Stages
+    samples: int
+
+    @property
+    def nbytes(self) -> int:
+        """Length of the body."""
+        return sum(memoryview(part).nbytes for part in self.parts)
+
+
+async def answer_evaluation(
+    request: Request, engine: Engine, settings: Settings, request_id: str
+) -> Written:
+    """Reads, computes and writes one evaluation.
+
+    Raises:
+        LossdError: whatever the contract has a code for.
+    """
+    stages = Stages()
+    limit = settings.max_body_mib << 20
+    kind, content_type = _content_type(request)
+    encoding, arrays = _answer_form(request, kind)
+    body = await receive_body(request, limit)
+    metrics.RECEIVED_BYTES.inc(len(body))
+    stages.mark("receive")
+    if kind == MULTIPART:
+        form, inputs = await read_multipart(body, content_type, limit)
+        evaluation, job = await _offload(len(body), lambda: _admit(form, inputs, settings))
+    else:
+        read = read_json if kind == JSON else read_safetensors_body
+
+        def read_and_admit() -> tuple[EvaluateRequest, Job]:
+            return _admit(*read(body, limit), settings)
+
+        evaluation, job = await _offload(len(body), read_and_admit)
+    stages.mark("read")
+    completed = await _compute(engine, job, evaluation, settings)
+    stages.split("engine", queue=completed.queue_s, compute=completed.compute_s)
+    document = _document(completed, stages, engine, request_id)
+    tensors = completed.outcome.tensors
+
+    def write() -> list[bytes | memoryview]:
+        if encoding == "safetensors":
+            return write_safetensors(document, tensors)
+        return write_json(document, tensors, arrays=arrays, parts=len(job.parts))
+
+    parts = await _offload(sum(array.nbytes for array in tensors.values()), write)
+    stages.mark("write")
+    metrics.SAMPLES.inc(job.samples)
+    for stage, seconds in stages.seconds.items():
+        metrics.STAGE_SECONDS.labels(stage=stage).observe(seconds)
+    return Written(parts, media_type(encoding), stages, job.samples)
+
+
+async def receive_body(request: Request, limit_bytes: int) -> bytearray:
+    """The whole body, refused as soon as it is known to be too long.
+
+    Raises:
+        TooLargeError: it is longer than `limit_bytes`.
+        MalformedBodyError: the client went away before its end.
+    """
+    too_large = f"the body is larger than {limit_bytes} bytes"
+    announced = request.headers.get("content-length")
+    if announced is not None and announced.isdecimal() and int(announced) > limit_bytes:
+        raise TooLargeError(too_large)
+    body = bytearray()
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            msg = f"the connection closed after {len(body)} bytes of the body"
+            raise MalformedBodyError(msg)
+        body += message.get("body", b"")
+        if len(body) > limit_bytes:
+            raise TooLargeError(too_large)
+        if not message.get("more_body", False):
+            return body
+
+
+def _admit(
+    document: dict[str, Any], inputs: Inputs, settings: Settings
+) -> tuple[EvaluateRequest, Job]:
+    evaluation = read_request(document)
+    limits = RequestLimits(samples=settings.max_request_samples, classes=settings.max_classes)
+    return evaluation, build_job(evaluation, inputs, limits)
+
+
+async def _compute(
+    engine: Engine, job: Job, evaluation: EvaluateRequest, settings: Settings
+) -> Completed:
+    timeout_ms = min(evaluation.timeout_ms or settings.timeout_ms, settings.timeout_ms)
+    ticket = engine.submit(job, timeout_s=timeout_ms / 1e3)
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(ticket.answer), timeout_ms / 1e3)
+    except TimeoutError as error:
+        msg = f"no answer within {timeout_ms:g} ms"
+        raise DeadlineExceededError(msg) from error
+
+
+def _document(
+    completed: Completed, stages: Stages, engine: Engine, request_id: str
+) -> dict[str, Any]:
+    return {
+        "mean": completed.outcome.mean,
+        "warnings": list(completed.outcome.warnings),
+        "timing_ms": {
+            "queue": round(completed.queue_s * 1e3, 3),
+            "compute": round(completed.compute_s * 1e3, 3),
+            "total": round(stages.total * 1e3, 3),
+        },
+        "batch": {
+            "samples": completed.batch_samples,
+            "requests": completed.batch_requests,
+        },
+        "device": engine.device_name,
+        "numerics_version": engine.numerics_version,
+        "request_id": request_id,
+    }
+
+
+def _content_type(request: Request) -> tuple[str, str]:
+    """Kind of the body, and the header as it is.
+
+    Raises:
+        UnsupportedMediaTypeError: the service does not read such bodies.
+    """
+    header = request.headers.get("content-type", "")
+    kind = header.partition(";")[0].strip().lower()
+    if kind in (SAFETENSORS, OCTET_STREAM):
+        return SAFETENSORS, header
+    if kind in (JSON, MULTIPART):
+        return kind, header
+    msg = f"Content-Type {header!r}; use {JSON}, {SAFETENSORS} or {MULTIPART}"
+    raise UnsupportedMediaTypeError(msg)
+
+
+def _answer_form(request: Request, kind: str) -> tuple[Encoding, Arrays]:
+    """How the answer is written: as the `Accept` header asks, else as the body came."""
+    accepted = request.headers.get("accept", "")
+    encoding: Encoding = "safetensors" if kind == SAFETENSORS else "json"
+    if SAFETENSORS in accepted or OCTET_STREAM in accepted:
+        encoding = "safetensors"
+    elif JSON in accepted:
+        encoding = "json"
+    arrays = request.query_params.get("arrays", "base64")
+    if arrays not in ("base64", "list"):
+        msg = f"arrays is base64 or list, got {arrays!r}"
+        raise InvalidInputError(msg, errors=[FieldError(("query", "arrays"), msg)])
+    return encoding, "list" if arrays == "list" else "base64"
+
+
+async def _offload(nbytes: int, work: Callable[[], T]) -> T:
+    """Work on so many bytes: here if it is quick, in a thread if it would hold up others."""
+    if nbytes < _INLINE_BYTES:
+        return work()
+    return await anyio.to_thread.run_sync(work)

@@ -1,0 +1,186 @@
+"""A service that computes nothing worth knowing, for the tests of the client.
+
+The value of loss number `k` (from 0) is `(k + 1) * mean(logits)`, its gradient `k + 1` everywhere.
+"""
+
+import asyncio
+import json
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import uvicorn
+from lossd_client.wire import (
+    NUMPY_DTYPES,
+    SAFETENSORS,
+    Array,
+    decode_safetensors,
+    encode_safetensors,
+    numbered,
+    split_numbered,
+)
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+URL = "http://lossd.test"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def tensors(self) -> dict[str, Array]:
+        return decode_safetensors(self.body)[0]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        text = decode_safetensors(self.body)[1]["request"]
+        document: dict[str, Any] = json.loads(text)
+        return document
+
+
+Scripted = httpx.Response | Exception
+
+
+@dataclass
+class FakeLossd:
+    """Remembers what it is asked; answers what it is told to first, then by itself."""
+
+    script: deque[Scripted] = field(default_factory=deque)
+    seen: list[Seen] = field(default_factory=list)
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        return self.answer(Seen(request.method, request.url.path, request.headers, request.content))
+
+    def answer(self, seen: Seen) -> httpx.Response:
+        self.seen.append(seen)
+        if self.script:
+            scripted = self.script.popleft()
+            if isinstance(scripted, Exception):
+                raise scripted
+            # A response can be read once; a parametrised test scripts the same one again.
+            return httpx.Response(
+                scripted.status_code, headers=scripted.headers, content=scripted.content
+            )
+        if seen.path == "/v1/evaluate":
+            return safetensors_response(*evaluate(seen))
+        if seen.path == "/v1/losses":
+            return httpx.Response(200, json=[{"name": "dice"}, {"name": "focal"}])
+        if seen.path == "/v1/limits":
+            return httpx.Response(200, json={"max_body_bytes": 1 << 30})
+        if seen.path == "/health/ready":
+            return httpx.Response(200, json={"ready": True})
+        return problem(404, "not_found")
+
+    def transport(self) -> httpx.MockTransport:
+        return httpx.MockTransport(self.handle)
+
+
+def problem(
+    status: int, code: str, *, headers: Mapping[str, str] | None = None, **more: object
+) -> httpx.Response:
+    document = {"status": status, "code": code, "title": code, "detail": f"it is {code}", **more}
+    content = json.dumps(document).encode()
+    return httpx.Response(
+        status,
+        content=content,
+        headers={"Content-Type": "application/problem+json", **(headers or {})},
+    )
+
+
+def safetensors_response(
+    tensors: Mapping[str, Array], document: Mapping[str, object]
+) -> httpx.Response:
+    parts = encode_safetensors(tensors, {"response": json.dumps(document)})
+    return httpx.Response(200, content=b"".join(parts), headers={"Content-Type": SAFETENSORS})
+
+
+def answer_document(mean: Mapping[str, float | None], request_id: str = "r-1") -> dict[str, object]:
+    return {
+        "mean": dict(mean),
+        "warnings": ["this is a fake"],
+        "timing_ms": {"queue": 0.1, "compute": 0.2, "total": 0.4},
+        "batch": {"samples": 2, "requests": 1},
+        "device": "cpu",
+        "numerics_version": "1",
+        "request_id": request_id,
+    }
+
+
+def evaluate(seen: Seen) -> tuple[dict[str, Array], dict[str, object]]:
+    document = seen.document
+    labels = [loss.get("label") or loss["name"] for loss in document["losses"]]
+    objects = split_numbered(seen.tensors)
+    means = np.concatenate([_sample_means(each["logits"]) for each in objects])
+    tensors = {f"loss/{label}": (k + 1) * means for k, label in enumerate(labels)}
+    tensors["total"] = sum(tensors.values(), np.zeros_like(means))
+    if document.get("per_class"):
+        tensors["per_class/" + labels[0]] = np.ones((len(means), 2), np.float32)
+    if document.get("statistics"):
+        tensors["statistics/pixels"] = np.ones((len(means), 2), np.float32)
+    for index, each in enumerate(objects):
+        own = _own_tensors(document, labels, each["logits"])
+        tensors |= {numbered(index, name, len(objects)): own[name] for name in own}
+    request_id = seen.headers.get("x-request-id", "r-1")
+    mean = {label: float(tensors[f"loss/{label}"].mean()) for label in labels}
+    return tensors, answer_document(mean, request_id)
+
+
+def _sample_means(logits: Array) -> Array:
+    means: Array = logits.astype(np.float64).reshape(len(logits), -1).mean(axis=1)
+    return means
+
+
+def _own_tensors(document: Mapping[str, Any], labels: list[str], logits: Array) -> dict[str, Array]:
+    dtype = document.get("gradient_dtype", "float32")
+    paths = {"none": [], "total": [""], "each": ["/" + label for label in labels]}
+    own: dict[str, Array] = {}
+    for k, path in enumerate(paths[document.get("gradient", "none")]):
+        half = dtype in ("float16", "bfloat16")
+        scale = np.full(len(logits), 2.0**-10 if half else 1.0, np.float32)
+        stored = np.full(logits.shape, (k + 1) / scale[0], np.float32)
+        own["gradient/logits" + path] = stored.astype(NUMPY_DTYPES[dtype])
+        if half:
+            own["gradient_scale/logits" + path] = scale
+    if document.get("maps"):
+        own["map/" + labels[0]] = logits[:, 0].astype(np.float32)
+    return own
+
+
+@contextmanager
+def serving(fake: FakeLossd) -> Iterator[str]:
+    """The fake behind a real socket; gives its URL."""
+
+    async def endpoint(request: Request) -> Response:
+        body = await request.body()
+        answer = fake.answer(Seen(request.method, request.url.path, request.headers, body))
+        return Response(answer.content, answer.status_code, dict(answer.headers))
+
+    routes = [Route("/{path:path}", endpoint, methods=["GET", "POST"])]
+    config = uvicorn.Config(
+        Starlette(routes=routes), host="127.0.0.1", port=0, log_level="critical", lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
