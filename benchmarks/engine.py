@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic_settings import CliApp
 
 from lossd.core import compiled
 from lossd.core.evaluation import evaluate
@@ -53,7 +54,7 @@ class Core:
 
 def open_core(kernels: Kernels) -> Core:
     """The core with the service's own settings; compiles if the cache is cold."""
-    settings = Settings()
+    settings = CliApp.run(Settings, cli_args=[])
     device = choose_device(settings.device)
     torch.set_num_threads(settings.threads)
     mode = compiled.choose_mode(device) if kernels == "auto" else kernels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -40,6 +40,8 @@ class Target:
     wanted: str
     measured: str
     met: bool
+    binding: bool = False
+    """Missing it fails the run; never so for a time, which depends on the machine."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def environment(device: torch.device, kernels: str) -> dict[str, Cell]:
     """Versions, machine and settings that the figures depend on."""
     on_gpu = device.type == "cuda"
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": version("numpy"),

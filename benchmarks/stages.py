@@ -83,9 +83,7 @@ class Stopwatch:
         with ExitStack() as stack:
             for stage, owner, name in _PLACES:
                 original = getattr(owner, name)
-                stack.enter_context(
-                    mock.patch.object(owner, name, self.measured(stage, original))
-                )
+                stack.enter_context(mock.patch.object(owner, name, self.measured(stage, original)))
             yield
 
     def kernels(self, table: compiled.KernelTable, wait: Callable[[], None]) -> Any:
@@ -120,8 +118,8 @@ def run(core: Core, *, quick: bool) -> Report:
         notes=[
             f"losses: {', '.join(jobs.available_of_ten())}; total gradient",
             "medians over runs of each stage by itself, so a row need not add up to its total",
-            "per_tile = coefficients and exponents copied out per tile; heads = losses on [B, C] "
-            "sums; other = Python between the stages",
+            "per_tile: coefficients and exponents copied out per tile",
+            "heads: losses on [B, C] sums; other: Python between the stages",
         ],
         environment=environment(core.device, core.mode),
     )
@@ -129,9 +127,7 @@ def run(core: Core, *, quick: bool) -> Report:
 
 def _row(core: Core, shape: jobs.Shape, dtype: GradientDtype, runs: int) -> Row:
     inputs = jobs.random_inputs(shape, seed=1, dtype=dtype)
-    job = jobs.job(
-        [inputs], jobs.available_of_ten(), gradient="total", gradient_dtype=dtype
-    )
+    job = jobs.job([inputs], jobs.available_of_ten(), gradient="total", gradient_dtype=dtype)
     _once(core, job)
     measured = [_once(core, job) for _ in range(runs)]
     row: dict[str, str | float] = {"shape": "x".join(map(str, shape)), "dtype": dtype}

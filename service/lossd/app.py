@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -11,9 +12,10 @@ from typing import Any
 import anyio.to_thread
 import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossd import __version__, metrics
@@ -23,12 +25,12 @@ from lossd.engine import Engine
 from lossd.requests import answer_evaluation
 from lossd.settings import Settings
 from lossd_client.errors import (
+    BodyTimeoutError,
     InternalError,
     LossdError,
     MethodNotAllowedError,
     NotFoundError,
     NotReadyError,
-    RequestError,
     TooLargeError,
 )
 from lossd_client.wire import (
@@ -43,6 +45,8 @@ from lossd_client.wire import (
 log = structlog.get_logger(__name__)
 
 _MAX_REQUEST_ID_LENGTH = 128
+_ROUTING_ERRORS: dict[int, type[LossdError]] = {404: NotFoundError, 405: MethodNotAllowedError}
+_CLIENT_GONE = 499
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
@@ -64,8 +68,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     )
     app.add_middleware(Accounting)
     app.add_exception_handler(LossdError, _problem)
-    app.add_exception_handler(HTTPException, _problem)
-    app.add_exception_handler(Exception, _problem)
+    app.add_exception_handler(HTTPException, _problem)  # anything else: see Accounting
     _add_evaluation(app, settings, engine)
     _add_catalogue(app)
     _add_operation(app, settings, engine)
@@ -107,8 +110,9 @@ def _add_catalogue(app: FastAPI) -> None:
 
 
 def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
+    # Coroutines: they must answer while every worker thread reads a body.
     @app.get("/")
-    def index() -> dict[str, str]:
+    async def index() -> dict[str, str]:
         """Where things are."""
         return {
             "name": "lossd",
@@ -123,15 +127,15 @@ def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
         }
 
     @app.get("/health/live")
-    def live() -> dict[str, str]:
+    async def live() -> dict[str, str]:
         """200 while the process is worth keeping."""
         if engine.state == "failed":
             msg = "the engine has failed; restart the process"
-            raise NotReadyError(msg)
+            raise NotReadyError(msg, retry_after_s=5.0)
         return {"status": "live"}
 
     @app.get("/health/ready")
-    def ready() -> dict[str, str]:
+    async def ready() -> dict[str, str]:
         """200 if a job would be computed now."""
         if not engine.is_ready():
             raise NotReadyError(engine.describe(), retry_after_s=2.0)
@@ -142,7 +146,7 @@ def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
         }
 
     @app.get("/v1/limits")
-    def limits() -> dict[str, Any]:
+    async def limits() -> dict[str, Any]:
         """What a request may hold and how long it may take."""
         return {
             "body_bytes": settings.max_body_mib << 20,
@@ -156,7 +160,7 @@ def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
         }
 
     @app.get("/metrics", response_class=Response)
-    def prometheus() -> Response:
+    async def prometheus() -> Response:
         """Prometheus text format."""
         depth = engine.queue_depth()
         metrics.QUEUE_REQUESTS.set(depth.requests)
@@ -171,30 +175,33 @@ def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
 async def _problem(request: Request, error: Exception) -> Response:
     """Any error as `application/problem+json`; the one place where errors become answers."""
     problem = _as_lossd_error(error)
-    problem.request_id = getattr(request.state, "request_id", None)
+    problem.request_id = request.state.request_id
     request.state.code = problem.code
-    headers = {}
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
-    if isinstance(problem, TooLargeError):
+    if isinstance(problem, (TooLargeError, BodyTimeoutError)):
         headers["Connection"] = "close"  # the rest of the body is not read
-    return JSONResponse(
-        problem.problem(), status_code=problem.status, headers=headers, media_type=PROBLEM
+    # Escaped to ASCII: an error may repeat text of the caller's that UTF-8 cannot hold.
+    return Response(
+        json.dumps(problem.problem()), problem.status, headers=headers, media_type=PROBLEM
     )
 
 
 def _as_lossd_error(error: Exception) -> LossdError:
     if isinstance(error, LossdError):
         return error
-    if isinstance(error, HTTPException):
-        named = {404: NotFoundError, 405: MethodNotAllowedError}.get(error.status_code)
-        return (named or RequestError)(str(error.detail) if named is None else None)
+    if isinstance(error, HTTPException) and error.status_code in _ROUTING_ERRORS:
+        return _ROUTING_ERRORS[error.status_code]()
     log.error("unexpected_error", exc_info=error)
     return InternalError()
 
 
 class Accounting:
-    """Gives every request its id, its line in the log and its place in the metrics."""
+    """Gives every request its id, its line in the log and its place in the metrics.
+
+    What no handler caught becomes an answer here, not further out: it needs its id, too.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -204,43 +211,63 @@ class Accounting:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        request_id = _request_id(scope)
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-        status = 500
-        sent_bytes = 0
-
-        async def account(message: Message) -> None:
-            nonlocal status, sent_bytes
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                header = (REQUEST_ID_HEADER.lower().encode(), request_id.encode())
-                message["headers"] = [*message.get("headers", []), header]
-            else:
-                sent_bytes += len(message.get("body", b""))
-            await send(message)
-
+        account = _Account(scope, send)
         try:
-            await self._app(scope, receive, account)
+            await self._app(scope, receive, account.send)
+        except ClientDisconnect:
+            account.status, account.state["code"] = _CLIENT_GONE, "client_gone"
+        except Exception as error:
+            if account.status:
+                raise  # half an answer is out; the server closes the connection
+            response = await _problem(Request(scope), error)
+            await response(scope, receive, account.send)
         finally:
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "unknown")
-            code = state.get("code", "ok")
-            metrics.REQUESTS.labels(route=route, status=str(status), code=code).inc()
-            metrics.REQUEST_SECONDS.labels(route=route).observe(seconds)
-            metrics.SENT_BYTES.inc(sent_bytes)
-            log.info(
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                code=code,
-                ms=round(seconds * 1e3, 2),
-                samples=state.get("samples", 0),
-                bytes_out=sent_bytes,
-                request_id=request_id,
-            )
+            account.close()
+
+
+class _Account:
+    """What is noted of one request."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._started_s = time.perf_counter()
+        self._sent_bytes = 0
+        self.status = 0
+        """Of the answer, as soon as its head is sent."""
+        self.state: dict[str, Any] = scope.setdefault("state", {})
+        self.state["request_id"] = _request_id(scope)
+
+    async def send(self, message: Message) -> None:
+        """Sends a part of the answer on, the head with the request's id."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            header = (REQUEST_ID_HEADER.lower().encode(), self.state["request_id"].encode())
+            message["headers"] = [*message.get("headers", []), header]
+        else:
+            self._sent_bytes += len(message.get("body", b""))
+        await self._send(message)
+
+    def close(self) -> None:
+        """Writes it down."""
+        seconds = time.perf_counter() - self._started_s
+        scope, state = self._scope, self.state
+        route = getattr(scope.get("route"), "path", "unknown")
+        code = state.get("code", "ok")
+        metrics.REQUESTS.labels(route=route, status=str(self.status), code=code).inc()
+        metrics.REQUEST_SECONDS.labels(route=route).observe(seconds)
+        metrics.SENT_BYTES.inc(self._sent_bytes)
+        log.info(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=self.status,
+            code=code,
+            ms=round(seconds * 1e3, 2),
+            samples=state.get("samples", 0),
+            bytes_out=self._sent_bytes,
+            request_id=state["request_id"],
+        )
 
 
 def _request_id(scope: Scope) -> str:

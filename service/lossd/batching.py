@@ -23,6 +23,8 @@ from lossd_client.errors import DeadlineExceededError, DrainingError, QueueFullE
 J = TypeVar("J")
 A = TypeVar("A")
 
+_RETRY_AFTER_S = 1.0
+
 Reason = Literal["idle", "full", "delay", "largest", "drain"]
 """Why a batch left: nothing else waited, a limit was reached, its oldest job had waited long
 enough, it was the largest group, or the service is shutting down."""
@@ -99,7 +101,7 @@ class Batcher(Generic[J, A]):
         """
         with self._changed:
             if self._closed:
-                raise DrainingError
+                raise DrainingError(retry_after_s=_RETRY_AFTER_S)
             self._admit(samples, nbytes)
             now = self._clock()
             ticket = Ticket[J, A](job, group, samples, nbytes, now + timeout_s, now)
@@ -168,7 +170,7 @@ class Batcher(Generic[J, A]):
                 f"{self._samples} samples and {self._bytes} bytes wait; the queue takes "
                 f"{limits.queue_samples} samples and {limits.queue_bytes} bytes"
             )
-            raise QueueFullError(msg, retry_after_s=1.0)
+            raise QueueFullError(msg, retry_after_s=_RETRY_AFTER_S)
 
     def _drop_dead(self) -> None:
         """Lets go of tickets nobody waits for, and answers those whose deadline has passed."""

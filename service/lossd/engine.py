@@ -103,7 +103,7 @@ class Engine:
             DrainingError: it is shutting down.
             QueueFullError: it has as much work as it accepts.
         """
-        if self.state in ("starting", "compiling", "failed", "stopped"):
+        if self.state in ("starting", "compiling", "failed"):
             raise NotReadyError(self.describe(), retry_after_s=5.0)
         return self._batcher.submit(
             job, group=job.group, samples=job.samples, nbytes=job.nbytes, timeout_s=timeout_s
@@ -162,7 +162,6 @@ class Engine:
             log.exception("engine_failed")
             self._batcher.close()
             self._batcher.fail_waiting(InternalError(f"the engine stopped: {error!r}"))
-            raise
 
     def _prepare(self) -> None:
         torch.set_num_threads(self._settings.threads)
@@ -173,7 +172,9 @@ class Engine:
             if self.state == "starting":
                 self.state = "compiling"
             cache = compiled.cache_folder(self._settings.cache_dir, self.device)
-            self._table = compiled.compile_kernels(self.device, cache, self._on_progress)
+            self._table = compiled.compile_kernels(
+                self.device, cache, on_progress=self._on_progress
+            )
         self._run_canary()
         if self.state != "draining":
             self.state = "ready"

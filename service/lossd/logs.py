@@ -44,5 +44,6 @@ def configure_logs(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
+    logging.captureWarnings(capture=True)
     # Every request has its own line here; uvicorn's would be a second one.
     logging.getLogger("uvicorn.access").disabled = True

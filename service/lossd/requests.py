@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio.to_thread
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from lossd import metrics
 from lossd.core.job import Job
 from lossd.engine import Completed, Engine
 from lossd.protocols.admission import RequestLimits, build_job, read_request
 from lossd.protocols.answers import Arrays, Encoding, media_type, write_json, write_safetensors
+from lossd.protocols.files import Budget
 from lossd.protocols.json_body import Inputs, read_json
 from lossd.protocols.multipart_body import read_multipart
 from lossd.protocols.safetensors_body import read_safetensors_body
 from lossd.settings import Settings
 from lossd_client.errors import (
+    BodyTimeoutError,
     DeadlineExceededError,
     FieldError,
     InvalidInputError,
-    MalformedBodyError,
     TooLargeError,
     UnsupportedMediaTypeError,
 )
@@ -40,6 +42,9 @@ T = TypeVar("T")
 
 # Below this a hand-over to a worker thread costs more than the work.
 _INLINE_BYTES = 64 * 1024
+# What a small body may unfold to before it counts as work that would hold up others.
+_INLINE_UNFOLDED_BYTES = 1 << 20
+_MAX_DIGITS = 18  # of a Content-Length that is worth comparing
 
 
 @dataclass
@@ -96,24 +101,14 @@ async def answer_evaluation(
         LossdError: whatever the contract has a code for.
     """
     stages = Stages()
-    limit = settings.max_body_mib << 20
     kind, content_type = _content_type(request)
     encoding, arrays = _answer_form(request, kind)
-    body = await receive_body(request, limit)
+    body = await receive_body(request, settings)
     metrics.RECEIVED_BYTES.inc(len(body))
     stages.mark("receive")
-    if kind == MULTIPART:
-        form, inputs = await read_multipart(body, content_type, limit)
-        evaluation, job = await _offload(len(body), lambda: _admit(form, inputs, settings))
-    else:
-        read = read_json if kind == JSON else read_safetensors_body
-
-        def read_and_admit() -> tuple[EvaluateRequest, Job]:
-            return _admit(*read(body, limit), settings)
-
-        evaluation, job = await _offload(len(body), read_and_admit)
+    evaluation, job = await _read(body, kind, content_type, settings)
     stages.mark("read")
-    completed = await _compute(engine, job, evaluation, settings)
+    completed = await _compute(request, engine, job, _left_s(evaluation, settings, stages))
     stages.split("engine", queue=completed.queue_s, compute=completed.compute_s)
     document = _document(completed, stages, engine, request_id)
     tensors = completed.outcome.tensors
@@ -131,28 +126,53 @@ async def answer_evaluation(
     return Written(parts, media_type(encoding), stages, job.samples)
 
 
-async def receive_body(request: Request, limit_bytes: int) -> bytearray:
-    """The whole body, refused as soon as it is known to be too long.
+async def receive_body(request: Request, settings: Settings) -> bytearray:
+    """The whole body, refused as soon as it is known to be too long or too slow.
 
     Raises:
-        TooLargeError: it is longer than `limit_bytes`.
-        MalformedBodyError: the client went away before its end.
+        TooLargeError: it is longer than `max_body_mib`.
+        BodyTimeoutError: it took longer than `body_timeout_s`.
+        ClientDisconnect: the client went away before its end.
     """
+    limit_bytes = settings.max_body_mib << 20
     too_large = f"the body is larger than {limit_bytes} bytes"
-    announced = request.headers.get("content-length")
-    if announced is not None and announced.isdecimal() and int(announced) > limit_bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > _MAX_DIGITS or int(announced) > limit_bytes):
         raise TooLargeError(too_large)
     body = bytearray()
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            msg = f"the connection closed after {len(body)} bytes of the body"
-            raise MalformedBodyError(msg)
-        body += message.get("body", b"")
-        if len(body) > limit_bytes:
-            raise TooLargeError(too_large)
-        if not message.get("more_body", False):
-            return body
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit_bytes:
+                    raise TooLargeError(too_large)
+    except TimeoutError as error:
+        msg = f"{len(body)} bytes of the body arrived in {settings.body_timeout_s:g} s"
+        raise BodyTimeoutError(msg) from error
+    return body
+
+
+async def _read(
+    body: bytearray, kind: str, content_type: str, settings: Settings
+) -> tuple[EvaluateRequest, Job]:
+    """Request and job of a body: here if that is quick, in a thread if it may not be."""
+    limit_bytes = settings.max_body_mib << 20
+
+    def work(unfolded_bytes: int) -> tuple[EvaluateRequest, Job]:
+        budget = Budget(unfolded_bytes)
+        if kind == MULTIPART:
+            document, inputs = read_multipart(body, content_type, budget)
+        elif kind == JSON:
+            document, inputs = read_json(body, budget)
+        else:
+            document, inputs = read_safetensors_body(body, budget)
+        return _admit(document, inputs, settings)
+
+    if len(body) < _INLINE_BYTES and kind != MULTIPART:
+        # What turns out to unfold to more is work for a thread, and so is refusing it.
+        with contextlib.suppress(TooLargeError):
+            return work(min(limit_bytes, _INLINE_UNFOLDED_BYTES))
+    return await anyio.to_thread.run_sync(work, limit_bytes)
 
 
 def _admit(
@@ -163,16 +183,41 @@ def _admit(
     return evaluation, build_job(evaluation, inputs, limits)
 
 
-async def _compute(
-    engine: Engine, job: Job, evaluation: EvaluateRequest, settings: Settings
-) -> Completed:
+def _left_s(evaluation: EvaluateRequest, settings: Settings, stages: Stages) -> float:
+    """Seconds until the deadline, which counts from the head of the request.
+
+    Raises:
+        DeadlineExceededError: it has passed already.
+    """
     timeout_ms = min(evaluation.timeout_ms or settings.timeout_ms, settings.timeout_ms)
-    ticket = engine.submit(job, timeout_s=timeout_ms / 1e3)
+    left_s = timeout_ms / 1e3 - stages.total
+    if left_s <= 0:
+        msg = f"reading the request took the {timeout_ms:g} ms it had"
+        raise DeadlineExceededError(msg)
+    return left_s
+
+
+async def _compute(request: Request, engine: Engine, job: Job, left_s: float) -> Completed:
+    ticket = engine.submit(job, timeout_s=left_s)
+    answer = asyncio.wrap_future(ticket.answer)
+    gone = asyncio.ensure_future(_disconnected(request))
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(ticket.answer), timeout_ms / 1e3)
-    except TimeoutError as error:
-        msg = f"no answer within {timeout_ms:g} ms"
-        raise DeadlineExceededError(msg) from error
+        await asyncio.wait((answer, gone), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        if gone.done():
+            raise ClientDisconnect
+        msg = f"no answer in the {left_s * 1e3:.0f} ms that were left"
+        raise DeadlineExceededError(msg)
+    finally:
+        answer.cancel()  # a job nobody waits for leaves the queue
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Returns when the client has gone; its whole body has been received before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _document(

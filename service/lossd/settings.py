@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     """Logits computed at a time; what fits the processor's cache is fastest."""
     max_body_mib: int = Field(256, ge=1)
     """Largest request body, in MiB."""
+    body_timeout_s: float = Field(60.0, gt=0)
+    """Longest that a request body may take to arrive, in seconds; beyond, 408."""
     max_request_samples: int = Field(1024, ge=1)
     """Most samples in one request."""
     max_classes: int = Field(1024, ge=2)

@@ -123,8 +123,7 @@ class Cohort:
 
     def compute(self) -> None:
         """Fills the answers of all members."""
-        with torch.enable_grad():
-            evaluated = [(head, self._evaluate(head)) for head in self._heads()]
+        evaluated = [(head, self._evaluate(head)) for head in self._heads()]
         for head, values in evaluated:
             for use in head.uses:
                 per_class = None if values.per_class is None else values.per_class[use.span]

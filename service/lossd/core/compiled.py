@@ -17,7 +17,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -89,14 +89,23 @@ def eager_kernels() -> KernelTable:
     return {(family, dtype): _SOURCE[family] for family in FAMILIES for dtype in DTYPES}
 
 
+KINDS: tuple[tuple[Family, torch.dtype], ...] = tuple(
+    (family, dtype) for dtype in DTYPES for family in FAMILIES
+)
+
+
 def compile_kernels(
-    device: torch.device, cache: Path, on_progress: Callable[[int, int], None] | None = None
+    device: torch.device,
+    cache: Path,
+    kinds: Sequence[tuple[Family, torch.dtype]] = KINDS,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> KernelTable:
-    """Every kernel compiled and run; afterwards the process refuses to compile anything.
+    """Kernels compiled and run; afterwards the process refuses to compile anything.
 
     Args:
         device: where the kernels will run.
         cache: folder of compiled code, made if absent.
+        kinds: which ones, in which order.
         on_progress: called with (kernels ready, kernels in all).
     """
     cache.mkdir(parents=True, exist_ok=True)
@@ -104,10 +113,9 @@ def compile_kernels(
     # Forked compile workers can deadlock in a process that has threads.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     table: KernelTable = {}
-    wanted = [(family, dtype) for dtype in DTYPES for family in FAMILIES]
-    for done, (family, dtype) in enumerate(wanted):
+    for done, (family, dtype) in enumerate(kinds):
         if on_progress:
-            on_progress(done, len(wanted))
+            on_progress(done, len(kinds))
         started = time.perf_counter()
         table[family, dtype] = _compile(family, dtype, device)
         log.info(
@@ -117,7 +125,7 @@ def compile_kernels(
             seconds=round(time.perf_counter() - started, 2),
         )
     if on_progress:
-        on_progress(len(wanted), len(wanted))
+        on_progress(len(kinds), len(kinds))
     torch.compiler.set_stance("fail_on_recompile")
     return table
 

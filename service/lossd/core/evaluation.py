@@ -46,8 +46,7 @@ def evaluate(
         samples.extend(_samples(job))
     passes = Passes(samples, jobs[0].family, jobs[0].dtype, table, workspace)
     gammas = _gammas(members)
-    with torch.no_grad():
-        sums = [passes.sums(gamma) for gamma in gammas]
+    sums = [passes.sums(gamma) for gamma in gammas]
     offsets = passes.group_offsets()
     finite = torch.isfinite(sums[0][1][:, v.NEGATIVE_LOG_LIKELIHOOD]).all(-1)
     answers: dict[int, Answer | LossdError] = {}

@@ -82,7 +82,10 @@ class Workspace:
 
 
 class Passes:
-    """The passes over one batch of samples of the same family, depth and dtype."""
+    """The passes over one batch of samples of the same family, depth and dtype.
+
+    They run without autograd's recording, which the compiled kernels are guarded against.
+    """
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class Passes:
         self._depth = samples[0].logits.shape[1]
         self._resident: tuple[tuple[int, ...], Packed] | None = None
 
+    @torch.no_grad()
     def sums(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of every group of every sample.
 
@@ -128,6 +132,7 @@ class Passes:
             raise ValueError(msg)
         return self._add_tiles(region), self._add_tiles(pixel)
 
+    @torch.no_grad()
     def gradients(
         self,
         chosen: Sequence[int],
@@ -158,6 +163,7 @@ class Passes:
             )
             self._deliver(packed, packed.out, self._depth, take)
 
+    @torch.no_grad()
     def maps(
         self,
         chosen: Sequence[int],

@@ -35,6 +35,8 @@ from lossd_client.wire import NUMPY_DTYPES, Array, EvaluateRequest, GradientDtyp
 _INPUT_NAMES = ("logits", "target", "mask", "weight_map")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _SPATIAL_AXES = (1, 2, 3)
+_MAX_ERRORS = 32
+_SHOWN = 80  # characters of what the caller sent that an error repeats
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ def read_request(document: Mapping[str, Any]) -> EvaluateRequest:
         return EvaluateRequest.model_validate(document)
     except ValidationError as error:
         errors = [
-            FieldError(tuple(entry["loc"]), _message(entry))
-            for entry in error.errors(include_url=False, include_context=False)
+            FieldError(tuple(_clipped(step) for step in entry["loc"]), _message(entry))
+            for entry in error.errors(include_url=False, include_context=False)[:_MAX_ERRORS]
         ]
         first = errors[0]
         detail = f"{'.'.join(map(str, first.loc)) or 'request'}: {first.message}"
@@ -130,15 +132,11 @@ def build_job(request: EvaluateRequest, inputs: Inputs, limits: RequestLimits) -
 def _read_object(
     entry: Mapping[str, Array], loc: tuple[str | int, ...], limits: RequestLimits
 ) -> _Object:
-    for name in entry:
-        if name not in _INPUT_NAMES:
-            _refuse((*loc, name), f"unknown input {name!r}; there are {', '.join(_INPUT_NAMES)}")
-    for name in ("logits", "target"):
-        if name not in entry:
-            _refuse((*loc, name), f"{name} is missing")
-    logits, target = entry["logits"], entry["target"]
+    _check_names(entry, loc)
+    arrays = {name: _native(array, (*loc, name)) for name, array in entry.items()}
+    logits, target = arrays["logits"], arrays["target"]
     _check_logits(logits, (*loc, "logits"), limits)
-    found = _Object(loc, logits, target, entry.get("mask"), entry.get("weight_map"))
+    found = _Object(loc, logits, target, arrays.get("mask"), arrays.get("weight_map"))
     labels = (len(logits), *found.spatial)
     if target.shape not in (labels, logits.shape):
         _refuse(
@@ -147,12 +145,29 @@ def _read_object(
             f"{list(labels)} nor as channels {list(logits.shape)}",
         )
     for name in ("mask", "weight_map"):
-        if name in entry and entry[name].shape != labels:
+        if name in arrays and arrays[name].shape != labels:
             _refuse(
                 (*loc, name),
-                f"shape {list(entry[name].shape)}, expected {list(labels)} (no channel axis)",
+                f"shape {list(arrays[name].shape)}, expected {list(labels)} (no channel axis)",
             )
     return found
+
+
+def _check_names(entry: Mapping[str, Array], loc: tuple[str | int, ...]) -> None:
+    for name in entry:
+        if name not in _INPUT_NAMES:
+            known = ", ".join(_INPUT_NAMES)
+            _refuse((*loc, name[:_SHOWN]), f"unknown input {name[:_SHOWN]!r}; there are {known}")
+    for name in ("logits", "target"):
+        if name not in entry:
+            _refuse((*loc, name), f"{name} is missing")
+
+
+def _native(array: Array, loc: tuple[str | int, ...]) -> Array:
+    """The array in this machine's byte order; files bring the other, and things not numbers."""
+    if array.dtype.kind not in "biuf" and array.dtype != NUMPY_DTYPES["bfloat16"]:
+        _refuse(loc, f"dtype {array.dtype.name} is not a number")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _check_logits(logits: Array, loc: tuple[str | int, ...], limits: RequestLimits) -> None:
@@ -203,7 +218,7 @@ def _inferred_task(objects: Sequence[_Object], channels: int, *, labelled: bool)
         for entry in objects
     ):
         return "multiclass"
-    _refuse(
+    return _refuse(
         ("task",),
         "the target's channels do not sum to 1 at every pixel; say task multilabel or multiclass",
     )
@@ -220,40 +235,38 @@ def _part(entry: _Object, request: EvaluateRequest, task: Task) -> Part:
     batch, channels = entry.logits.shape[:2]
     pixels = math.prod(entry.spatial)
     mask = read_mask(entry.mask, (*entry.loc, "mask"))
-    target = entry.target
-    if task != "multiclass" and _is_integer(target) and (entry.has_labels or channels == 1):
-        labels = read_labels(
-            target.reshape(batch, *entry.spatial),
-            Labels(2, request.ignore_index, task),
-            mask,
-            (*entry.loc, "target"),
-        )
-        flat = labels.reshape(batch, 1, pixels)
-        valid = (flat[:, 0] >= 0).sum(-1)
-    elif task == "multiclass" and entry.has_labels:
-        if not _is_integer(target):
-            _refuse(
-                (*entry.loc, "target"),
-                f"dtype {target.dtype.name}: labels [B, *S] are integers; soft targets have the "
-                "shape of the logits",
-            )
-        kind = Labels(channels, request.ignore_index, task)
-        flat = read_labels(target, kind, mask, (*entry.loc, "target")).reshape(batch, pixels)
-        valid = (flat >= 0).sum(-1)
-    else:
-        kind = Channels(must_sum_to_one=task == "multiclass")
-        shaped = target.reshape(entry.logits.shape)
-        flat = read_channels(shaped, kind, mask, (*entry.loc, "target"))
-        flat = flat.reshape(batch, channels, pixels)
-        valid = (flat[:, 0] >= 0).sum(-1)
+    target = _target(entry, request, task, mask)
+    first = target if target.ndim == 2 else target[:, 0]  # noqa: PLR2004 - [B, P]
     weight_map = read_weight_map(entry.weight_map, mask, (*entry.loc, "weight_map"))
     return Part(
         logits=to_torch(entry.logits.reshape(batch, channels, pixels)),
-        target=to_torch(flat),
+        target=to_torch(target),
         weight_map=None if weight_map is None else to_torch(weight_map.reshape(batch, pixels)),
         shape=tuple(entry.logits.shape),
-        valid_pixels=tuple(int(count) for count in valid),
+        valid_pixels=tuple(int(count) for count in (first >= 0).sum(-1)),
     )
+
+
+def _target(entry: _Object, request: EvaluateRequest, task: Task, mask: Array | None) -> Array:
+    """The target in the layout of the job's family: `[B, P]` labels, or `[B, C, P]`."""
+    batch, channels = entry.logits.shape[:2]
+    target, loc = entry.target, (*entry.loc, "target")
+    if task == "multiclass" and entry.has_labels:
+        if not _is_integer(target):
+            _refuse(
+                loc,
+                f"dtype {target.dtype.name}: labels [B, *S] are integers; soft targets have the "
+                "shape of the logits",
+            )
+        classes = Labels(channels, request.ignore_index, task)
+        return read_labels(target, classes, mask, loc).reshape(batch, -1)
+    if channels == 1 and _is_integer(target):
+        off_or_on = Labels(2, request.ignore_index, task)
+        labels = target.reshape(batch, *entry.spatial)
+        return read_labels(labels, off_or_on, mask, loc).reshape(batch, 1, -1)
+    kind = Channels(must_sum_to_one=task == "multiclass")
+    values = read_channels(target.reshape(entry.logits.shape), kind, mask, loc)
+    return values.reshape(batch, channels, -1)
 
 
 def _is_integer(array: Array) -> bool:
@@ -266,13 +279,12 @@ def _binary_labels(objects: Sequence[_Object]) -> bool:
 
 
 def to_torch(array: Array) -> torch.Tensor:
-    """Tensor on the array's memory; a copy only where the memory may not be written to."""
-    if not array.flags.writeable or not array.flags.c_contiguous:
+    """Tensor on the array's memory; a copy only where torch could not use that."""
+    flags = array.flags
+    if not (flags.writeable and flags.c_contiguous and flags.aligned):
         array = array.copy()
     if array.dtype == NUMPY_DTYPES["bfloat16"]:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
     return torch.from_numpy(array)
 
 
@@ -282,11 +294,16 @@ def _agreed(values: set[Any], what: str) -> Any:
     return next(iter(values))
 
 
+def _clipped(step: str | int) -> str | int:
+    return step[:_SHOWN] if isinstance(step, str) else step
+
+
 def _message(entry: Mapping[str, Any]) -> str:
     message = str(entry["msg"]).removeprefix("Value error, ")
     if entry["type"] == "missing" or isinstance(entry["input"], (dict, list)):
         return message
-    return f"{message}, got {entry['input']!r}"
+    given = repr(entry["input"])
+    return f"{message}, got {given if len(given) <= _SHOWN else given[:_SHOWN] + '…'}"
 
 
 def _refuse(loc: tuple[str | int, ...], message: str) -> NoReturn:

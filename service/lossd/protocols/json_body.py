@@ -8,49 +8,49 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import orjson
 
-from lossd.protocols.files import read_class_rles, read_npy, read_png, read_rle
+from lossd.protocols.documents import parse_object
+from lossd.protocols.files import Budget, read_class_rles, read_npy, read_png, read_rle
 from lossd_client.errors import InvalidInputError, MalformedBodyError
 from lossd_client.wire import Array, decode_tensor
 
 Inputs = list[dict[str, Array]]
 
 
-def read_json(body: bytes | bytearray, limit_bytes: int) -> tuple[dict[str, Any], Inputs]:
+def read_json(body: bytes | bytearray, budget: Budget) -> tuple[dict[str, Any], Inputs]:
     """Request document without its inputs, and the inputs' tensors.
 
     Raises:
         MalformedBodyError: not JSON, not an object, or a tensor that is none.
-        TooLargeError: a tensor unfolds to more than `limit_bytes`.
+        TooLargeError: the tensors unfold to more than the budget.
     """
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        msg = f"the body is not JSON: {error}"
-        raise MalformedBodyError(msg) from error
-    if not isinstance(document, dict):
-        msg = "the body is not a JSON object"
-        raise MalformedBodyError(msg)
+    document = parse_object(body, "the body")
     if "inputs" not in document:
         msg = "inputs: a request needs its tensors"
         raise InvalidInputError(msg)
-    return document, read_inputs(document.pop("inputs"), limit_bytes)
+    return document, read_inputs(document.pop("inputs"), budget)
 
 
-def read_inputs(value: Any, limit_bytes: int) -> Inputs:
+def read_inputs(value: Any, budget: Budget) -> Inputs:
     """Input objects of a document's `inputs`: one object, or a list of them for several sizes."""
     objects = value if isinstance(value, list) else [value]
     if not objects or not all(isinstance(entry, Mapping) for entry in objects):
         msg = "inputs is an object of tensors by name, or a list of such objects"
         raise MalformedBodyError(msg)
     return [
-        {name: read_tensor(tensor, f"inputs.{name}", limit_bytes) for name, tensor in entry.items()}
-        for entry in objects
+        {name: _input(name, tensor, budget) for name, tensor in entry.items()} for entry in objects
     ]
 
 
-def read_tensor(value: Any, name: str, limit_bytes: int) -> Array:
+def _input(name: str, value: Any, budget: Budget) -> Array:
+    array = read_tensor(value, f"inputs.{name[:40]}", budget)
+    # JSON has one kind of number: where all logits are whole, their list says so, but means floats.
+    if name == "logits" and isinstance(value, list) and array.dtype == np.int64:
+        return array.astype(np.float32)
+    return array
+
+
+def read_tensor(value: Any, name: str, budget: Budget) -> Array:
     """Tensor in any of its JSON forms.
 
     Nested lists of numbers are float32 (int64 where all are integers); `{"dtype", "shape",
@@ -67,57 +67,64 @@ def read_tensor(value: Any, name: str, limit_bytes: int) -> Array:
         return decode_tensor(value)
     for key, read in _FORMS.items():
         if key in value:
-            return read(value, name, limit_bytes)
+            return read(value, name, budget)
     msg = f"{name}: an object with one of base64, {', '.join(_FORMS)} is expected, got "
     msg += f"{sorted(value)[:6]}"
     raise MalformedBodyError(msg)
 
 
 def _nested(value: list[Any], name: str) -> Array:
-    try:
-        array = np.array(value)
-    except (ValueError, TypeError, OverflowError) as error:
-        msg = f"{name}: the nested lists are ragged or hold something that is not a number"
-        raise MalformedBodyError(msg) from error
-    if array.dtype == object or array.dtype.kind not in "biuf":
+    # Objects first: numpy would make room for the longest text in every element of a mixed list.
+    objects = np.array(value, dtype=object)
+    kinds = set(map(type, objects.reshape(-1).tolist()))
+    if list in kinds:
+        msg = f"{name}: the nested lists are ragged"
+        raise MalformedBodyError(msg)
+    if not kinds <= {bool, int, float}:
         msg = f"{name}: the nested lists hold something that is not a number"
         raise MalformedBodyError(msg)
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+    if kinds == {bool}:
+        return objects.astype(np.bool_)
+    try:
+        return objects.astype(np.int64 if kinds and float not in kinds else np.float32)
+    except OverflowError as error:
+        msg = f"{name}: the nested lists hold an integer of more than 64 bits"
+        raise MalformedBodyError(msg) from error
 
 
-def _png(value: dict[str, Any], name: str, limit_bytes: int) -> Array:
+def _png(value: dict[str, Any], name: str, budget: Budget) -> Array:
     many = value["png"] if isinstance(value["png"], list) else [value["png"]]
-    return stacked([read_png(_bytes(text, name), name, limit_bytes) for text in many], name)
+    return stacked([read_png(_bytes(text, name), name, budget) for text in many], name)
 
 
-def _npy(value: dict[str, Any], name: str, limit_bytes: int) -> Array:
+def _npy(value: dict[str, Any], name: str, budget: Budget) -> Array:
     given = value["npy"]
     if isinstance(given, list):
-        return stacked([read_npy(_bytes(text, name), name, limit_bytes) for text in given], name)
-    return read_npy(_bytes(given, name), name, limit_bytes)
+        return stacked([read_npy(_bytes(text, name), name, budget) for text in given], name)
+    return read_npy(_bytes(given, name), name, budget)
 
 
-def _rle(value: dict[str, Any], name: str, limit_bytes: int) -> Array:
+def _rle(value: dict[str, Any], name: str, budget: Budget) -> Array:
     given = value["rle"]
     if not isinstance(given, list):
-        return read_rle(given, name, limit_bytes)[None]
+        return read_rle(given, name, budget)[None]
     if "labels" not in value:
-        return stacked([read_rle(mask, name, limit_bytes) for mask in given], name)
+        return stacked([read_rle(mask, name, budget) for mask in given], name)
     labels, background = value["labels"], value.get("background", 0)
     lists = isinstance(labels, list) and all(isinstance(one, list) for one in [*given, *labels])
-    if not lists or len(labels) != len(given) or type(background) is not int:
-        msg = f"{name}: rle and labels hold one list per sample each, background an integer"
+    if not lists or len(labels) != len(given):
+        msg = f"{name}: rle and labels hold one list per sample each"
         raise MalformedBodyError(msg)
     return stacked(
         [
-            read_class_rles(masks, classes, background, name, limit_bytes)
+            read_class_rles(masks, classes, background, name, budget)
             for masks, classes in zip(given, labels, strict=True)
         ],
         name,
     )
 
 
-_FORMS: dict[str, Callable[[dict[str, Any], str, int], Array]] = {
+_FORMS: dict[str, Callable[[dict[str, Any], str, Budget], Array]] = {
     "png": _png,
     "npy": _npy,
     "rle": _rle,

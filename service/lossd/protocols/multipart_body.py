@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from starlette.datastructures import FormData, Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+import orjson
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 
-from lossd.protocols.files import read_class_rles, read_rle, reader_of
+from lossd.protocols.documents import parse, parse_object
+from lossd.protocols.files import Budget, read_class_rles, read_rle, reader_of
 from lossd.protocols.json_body import Inputs
 from lossd_client.errors import InvalidInputError, MalformedBodyError
-from lossd_client.wire import Array, parse_json
+from lossd_client.wire import Array
 
-_MAX_FILES, _MAX_FIELDS = 4096, 64
-_LISTS = ("losses",)
-_TEXTS = ("task", "gradient", "gradient_dtype", "aggregate")
+_MAX_PARTS = 8192
 _SWITCHES = {"true": True, "1": True, "false": False, "0": False}
 _AXES_OF_LOGITS_WITHOUT_CHANNEL = 2
 
 
-class _Parser(MultiPartParser):
-    spool_max_size = 1 << 40  # the body is in memory already and bounded; nothing goes to disk
+@dataclass
+class Part:
+    """One part of a form; a file if it has a file name."""
+
+    name: str = ""
+    filename: str | None = None
+    data: memoryview = field(default_factory=lambda: memoryview(b""))
+    """Its bytes, a view of the body."""
+
+    @property
+    def text(self) -> str:
+        """Its bytes as UTF-8."""
+        try:
+            return bytes(self.data).decode()
+        except UnicodeDecodeError as error:
+            msg = f"the field {self.name} is not UTF-8: {error.reason}"
+            raise MalformedBodyError(msg) from error
 
 
-async def read_multipart(
-    body: bytes | bytearray, content_type: str, limit_bytes: int
+def read_multipart(
+    body: bytes | bytearray, content_type: str, budget: Budget
 ) -> tuple[dict[str, Any], Inputs]:
     """Request document and inputs of a form.
 
@@ -36,98 +52,168 @@ async def read_multipart(
     Raises:
         MalformedBodyError: not a form, or a file that cannot be read.
         InvalidInputError: inputs have different numbers of files.
-        TooLargeError: a file unfolds to more than `limit_bytes`.
+        TooLargeError: the files unfold to more than the budget.
     """
-
-    async def stream() -> AsyncIterator[bytes]:
-        yield bytes(body)
-
-    parser = _Parser(
-        Headers({"content-type": content_type}),
-        stream(),
-        max_files=_MAX_FILES,
-        max_fields=_MAX_FIELDS,
-        max_part_size=limit_bytes,
-    )
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as error:
-        msg = f"the body is not a form: {error}"
-        raise MalformedBodyError(msg) from error
-    document, sample_axis = _document(form)
+    parts = split_parts(body, content_type)
+    document, sample_axis = _document(parts)
     files: dict[str, list[Array]] = {}
-    for name, entry in form.multi_items():
-        if isinstance(entry, UploadFile) and name != "request":
-            files.setdefault(name, []).append(await _array(name, entry, limit_bytes))
+    for part in parts:
+        if part.filename is not None and part.name != "request":
+            files.setdefault(part.name, []).append(_array(part, budget))
     return document, _inputs(files, sample_axis=sample_axis)
 
 
-def _document(form: FormData) -> tuple[dict[str, Any], bool]:
+def split_parts(body: bytes | bytearray, content_type: str) -> list[Part]:
+    """The parts of a form, in order, without a copy of their bytes.
+
+    Raises:
+        MalformedBodyError: the body is not a form, or has too many parts.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if not boundary:
+        msg = "the Content-Type of a form names its boundary"
+        raise MalformedBodyError(msg)
+    collector = _Collector()
+    try:
+        parser = MultipartParser(boundary, collector.callbacks())  # type: ignore[arg-type]
+        parser.write(body)  # type: ignore[arg-type] # it only searches and slices
+        parser.finalize()
+    except FormParserError as error:
+        msg = f"the body is not a form: {error}"
+        raise MalformedBodyError(msg) from error
+    if not collector.complete:
+        msg = "the body is not a form: its last boundary is missing"
+        raise MalformedBodyError(msg)
+    return collector.parts
+
+
+class _Collector:
+    """Turns the parser's events into parts."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.complete = False
+        self._name = self._value = b""
+        self._spans: list[memoryview] = []
+
+    def callbacks(self) -> dict[str, Any]:
+        """What the parser calls, by its names of the events."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        if len(self.parts) == _MAX_PARTS:
+            msg = f"a form has at most {_MAX_PARTS} parts"
+            raise MalformedBodyError(msg)
+        self.parts.append(Part())
+        self._spans = []
+
+    def _header_name(self, data: bytes, begin: int, end: int) -> None:
+        self._name += bytes(data[begin:end])
+
+    def _header_value(self, data: bytes, begin: int, end: int) -> None:
+        self._value += bytes(data[begin:end])
+
+    def _header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            _, options = parse_options_header(self._value)
+            part = self.parts[-1]
+            part.name = options.get(b"name", b"").decode(errors="replace")
+            if b"filename" in options:
+                part.filename = options[b"filename"].decode(errors="replace")
+        self._name = self._value = b""
+
+    def _data(self, data: bytes, begin: int, end: int) -> None:
+        self._spans.append(memoryview(data)[begin:end])
+
+    def _end(self) -> None:
+        part = self.parts[-1]
+        if not part.name:
+            msg = 'every part of a form needs Content-Disposition: form-data; name="…"'
+            raise MalformedBodyError(msg)
+        # Nearly always one span; bytes that look like a boundary cut it into several.
+        one = len(self._spans) == 1
+        part.data = self._spans[0] if one else memoryview(b"".join(self._spans))
+
+    def _finish(self) -> None:
+        self.complete = True
+
+
+def _document(parts: Sequence[Part]) -> tuple[dict[str, Any], bool]:
     document: dict[str, Any] = {}
+    losses: list[Any] = []
     sample_axis = False
-    for name, entry in form.multi_items():
-        if isinstance(entry, UploadFile):
-            if name == "request":
-                document.update(_request(entry.file.read()))
-        elif name == "request":
-            document.update(_request(entry))
-        elif name == "sample_axis":
-            sample_axis = _switch(name, entry)
+    for part in parts:
+        if part.name == "request":
+            document.update(parse_object(part.data, "the part request"))
+        elif part.filename is not None:
+            continue
+        elif part.name == "sample_axis":
+            sample_axis = _switch(part)
+        elif part.name == "losses":
+            losses.extend(_losses(part.text))
         else:
-            document[name] = _field(name, entry)
+            document[part.name] = _field(part.text)
+    if losses:
+        document["losses"] = losses
     return document, sample_axis
 
 
-def _request(text: str | bytes) -> dict[str, Any]:
-    document = parse_json(text, "the part request")
-    if not isinstance(document, dict):
-        msg = "the part request is not a JSON object"
-        raise MalformedBodyError(msg)
-    return document
+def _losses(text: str) -> list[Any]:
+    """Losses of a field: names between commas, or JSON."""
+    if text.lstrip().startswith(("[", "{")):
+        given = parse(text, "the field losses")
+        return given if isinstance(given, list) else [given]
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _field(name: str, text: str) -> Any:
-    if name in _TEXTS:
-        return text
-    if name in _LISTS and not text.lstrip().startswith("["):
-        return [entry.strip() for entry in text.split(",") if entry.strip()]
-    if text.lower() in ("true", "false"):
-        return _switch(name, text)
-    return parse_json(text, f"the field {name}")
-
-
-def _switch(name: str, text: str) -> bool:
+def _field(text: str) -> Any:
+    """Value of a field: JSON where it is JSON (255, true, null), the text itself otherwise."""
     try:
-        return _SWITCHES[text.lower()]
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _switch(part: Part) -> bool:
+    try:
+        return _SWITCHES[part.text.lower()]
     except KeyError as error:
-        msg = f"{name} is true or false, got {text!r}"
+        msg = f"{part.name} is true or false, got {part.text[:40]!r}"
         raise InvalidInputError(msg) from error
 
 
-async def _array(name: str, file: UploadFile, limit_bytes: int) -> Array:
-    data = await file.read()
-    filename = file.filename or ""
-    what = f"{name} ({filename})"
+def _array(part: Part, budget: Budget) -> Array:
+    filename = part.filename or ""
+    what = f"{part.name[:40]} ({filename[:80]})"
     if filename.lower().endswith(".json"):
-        return _from_json(parse_json(data, what), what, limit_bytes)
-    reader = reader_of(filename, data)
+        return _from_json(parse(part.data, what), what, budget)
+    reader = reader_of(filename, part.data)
     if reader is None:
         msg = f"{what}: a file is .npy, .npz, .png, .tif, .safetensors or .json (RLE)"
         raise MalformedBodyError(msg)
-    return reader(data, what, limit_bytes)
+    return reader(part.data, what, budget)
 
 
-def _from_json(document: Any, what: str, limit_bytes: int) -> Array:
+def _from_json(document: Any, what: str, budget: Budget) -> Array:
     """One sample's mask: a single RLE, or `{"rle": [...], "labels": [...], "background": 0}`."""
     if isinstance(document, dict) and isinstance(document.get("rle"), list):
-        labels, background = document.get("labels"), document.get("background", 0)
-        if not isinstance(labels, list) or type(background) is not int:
-            msg = f"{what}: a list of RLEs needs a list of labels and an integer background"
+        labels = document.get("labels")
+        if not isinstance(labels, list):
+            msg = f"{what}: a list of RLEs needs a list of labels"
             raise MalformedBodyError(msg)
-        return read_class_rles(document["rle"], labels, background, what, limit_bytes)
+        background = document.get("background", 0)
+        return read_class_rles(document["rle"], labels, background, what, budget)
     if isinstance(document, dict) and "rle" in document:
         document = document["rle"]
-    return read_rle(document, what, limit_bytes)
+    return read_rle(document, what, budget)
 
 
 def _inputs(files: dict[str, list[Array]], *, sample_axis: bool) -> Inputs:
@@ -160,6 +246,7 @@ def _merged(samples: Inputs) -> Inputs:
         tuple((name, array.shape, array.dtype.str) for name, array in sorted(sample.items()))
         for sample in samples
     }
-    if len(kinds) > 1 or len(samples) == 1:
+    has_axes = all(array.ndim for array in samples[0].values())
+    if len(kinds) > 1 or len(samples) == 1 or not has_axes:
         return samples
     return [{name: np.concatenate([s[name] for s in samples]) for name in samples[0]}]

@@ -44,9 +44,9 @@ def read_mask(mask: Array | None, loc: Loc) -> Array | None:
     """
     if mask is None:
         return None
-    if mask.dtype.kind not in "biu" and bool(np.isnan(mask.astype(np.float32)).any()):
+    if mask.dtype.kind not in "biu" and bool((mask != mask).any()):  # noqa: PLR0124 - only NaN is
         _refuse(loc, "holds NaN; 0 removes a pixel, anything else keeps it")
-    return mask != 0
+    return np.not_equal(mask, 0)
 
 
 def read_weight_map(weight_map: Array | None, mask: Array | None, loc: Loc) -> Array | None:
@@ -57,10 +57,7 @@ def read_weight_map(weight_map: Array | None, mask: Array | None, loc: Loc) -> A
     """
     if weight_map is None:
         return None
-    if weight_map.dtype.kind not in "biuf" and weight_map.dtype.name != "bfloat16":
-        _refuse(loc, f"dtype {weight_map.dtype.name} is not a number")
-    dtype = np.float64 if weight_map.dtype == np.float64 else np.float32
-    weights = weight_map.astype(dtype)
+    weights = _as_floats(weight_map)
     if mask is not None:
         weights[~mask] = 0.0
     wrong = ~(np.isfinite(weights) & (weights >= 0))
@@ -84,7 +81,8 @@ def read_labels(target: Array, kind: Labels, mask: Array | None, loc: Loc) -> Ar
         labels = _table(target.dtype, kind, small)[target.view(np.uint8)]
     else:
         good = (target >= 0) & (target < kind.classes)
-        labels = np.where(good, target, _WRONG).astype(small)
+        labels = np.full(target.shape, _WRONG, small)
+        np.copyto(labels, target, where=good, casting="unsafe")  # what is good fits
         if kind.ignore_index is not None:
             labels[target == kind.ignore_index] = _REMOVED
     if mask is not None:
@@ -105,7 +103,7 @@ def read_channels(target: Array, kind: Channels, mask: Array | None, loc: Loc) -
         values = target.astype(np.int8) if target.dtype.itemsize == 1 else target.astype(np.int64)
         values = np.where((values == 0) | (values == 1), values, _WRONG).astype(np.int8)
     else:
-        values = target.astype(np.float64 if target.dtype == np.float64 else np.float32)
+        values = _as_floats(target)
     removed = None if mask is None else np.broadcast_to(~mask[:, None], values.shape)
     with np.errstate(invalid="ignore"):
         wrong = ~((values >= 0) & (values <= 1))
@@ -123,9 +121,16 @@ def read_channels(target: Array, kind: Channels, mask: Array | None, loc: Loc) -
 
 def distribution_sums_to_one(target: Array, mask: Array | None) -> bool:
     """Whether the channels of `[B, C, *S]` sum to 1 ± 1e-3 at every pixel that counts."""
-    totals = target.astype(np.float32 if target.dtype.kind == "f" else np.float64).sum(1)
-    near = np.abs(totals - 1.0) <= _SUM_TOLERANCE
+    with np.errstate(invalid="ignore", over="ignore"):
+        totals = _as_floats(target).sum(1)
+        near = np.abs(totals - 1.0) <= _SUM_TOLERANCE
     return bool(near.all() if mask is None else (near | ~mask).all())
+
+
+def _as_floats(array: Array) -> Array:
+    """The array in float32, float64 if it is that already; what does not fit is infinite."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
 def _table(dtype: np.dtype[Any], kind: Labels, small: np.dtype[Any]) -> Array:

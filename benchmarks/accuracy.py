@@ -1,0 +1,201 @@
+"""Float32 answers of every loss against the same job computed in float64.
+
+The inputs are converted to float64 exactly, so what is compared is the arithmetic alone. That the
+float64 formulas are right is shown by the tests, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks import jobs
+from benchmarks.engine import Core
+from benchmarks.report import Report, Row, Section, Target, environment
+from lossd.core.job import Outcome
+from lossd.losses import LOSSES, Task
+from lossd_client.wire import NUMPY_DTYPES, Array
+
+_SHAPE, _LARGE_SHAPE = (3, 5, 96, 100), (1, 5, 512, 512)
+_GAPS = (4, 8, 12, 16, 20, 24, 28, 32)
+_EXTREME = 1e4
+_VALUE_RELATIVE, _VALUE_ABSOLUTE, _GRADIENT_RELATIVE = 2e-6, 1e-9, 1e-5
+_SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one kind for one task."""
+
+    name: str
+    task: Task
+    target: str
+    logits: Array
+    truth: Array
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far a float32 answer is from the float64 one; 1 is what is allowed."""
+
+    value: float
+    gradient: float
+
+
+def run(core: Core, *, quick: bool) -> Report:
+    """Worst errors of each loss over all cases, and of each case over all losses."""
+    by_loss: dict[str, dict[str, Errors]] = {}
+    for case in _cases(quick=quick):
+        for loss, errors in _errors(core, case).items():
+            where = f"{case.name}, {case.task} ({case.target})"
+            by_loss.setdefault(loss, {})[where] = errors
+    rows = [_worst(loss, found) for loss, found in sorted(by_loss.items())]
+    value = max(float(row["value_error"] or 0) for row in rows)
+    gradient = max(float(row["gradient_error"] or 0) for row in rows)
+    return Report(
+        name="accuracy",
+        sections=[
+            Section("worst errors of each loss, as multiples of what is allowed", rows),
+            Section("worst errors of each kind of input, over losses and tasks", _by_kind(by_loss)),
+        ],
+        targets=[
+            Target(
+                "worst |error| / (2e-6 |value| + 1e-9)",
+                "<= 1",
+                f"{value:.3g}",
+                value <= 1.0,
+                binding=True,
+            ),
+            Target(
+                "worst |gradient error| / (1e-5 largest |gradient| of the sample)",
+                "<= 1",
+                f"{gradient:.3g}",
+                gradient <= 1.0,
+                binding=True,
+            ),
+        ],
+        notes=[
+            "gradient errors below the smallest normal float32 are allowed (good masks, focal)",
+        ],
+        environment=environment(core.device, core.mode),
+    )
+
+
+def _cases(*, quick: bool) -> Iterator[Case]:
+    shapes = (_SHAPE,) if quick else (_SHAPE, _LARGE_SHAPE)
+    for shape in shapes:
+        for task, target in _TARGETS:
+            yield from _cases_of(shape, task, target)
+
+
+_TARGETS: tuple[tuple[Task, str], ...] = (
+    ("multiclass", "labels"),
+    ("multiclass", "distribution"),
+    ("binary", "labels"),
+    ("multilabel", "masks"),
+    ("multilabel", "soft masks"),
+)
+
+
+def _cases_of(shape: jobs.Shape, task: Task, target: str) -> Iterator[Case]:
+    if task == "binary":
+        shape = (shape[0], 1, *shape[2:])
+    generator = np.random.default_rng(7)
+    truth, sign = _truth(generator, shape, task, target)
+    noise = generator.standard_normal(shape, dtype=np.float32)
+
+    def case(name: str, logits: Array) -> Case:
+        return Case(name, task, target, logits, truth)
+
+    yield case("random", 3.0 * noise)
+    for dtype in ("float16", "bfloat16"):
+        yield case(f"random {dtype}", (3.0 * noise).astype(NUMPY_DTYPES[dtype]))
+    for gap in _GAPS:
+        yield case(f"good mask, gap {gap}", np.float32(gap) * sign)
+    yield case("good mask, gap 16, noise", np.float32(16.0) * sign + noise)
+    yield case("right by 1e4", np.float32(_EXTREME) * sign)
+    yield case("random sign of 1e4", np.float32(_EXTREME) * np.sign(noise))
+
+
+def _truth(
+    generator: np.random.Generator, shape: jobs.Shape, task: Task, target: str
+) -> tuple[Array, Array]:
+    """Target, and logits that are right about it by a gap of 1."""
+    spatial = (shape[0], *shape[2:])
+    if task == "multiclass":
+        labels = generator.integers(0, shape[1], spatial)
+        classes = np.arange(shape[1]).reshape(1, -1, *[1] * (len(shape) - 2))
+        own = (labels[:, None] == classes).astype(np.float32)
+        if target == "labels":
+            return labels.astype(np.uint8), own
+        return (0.9 * own + 0.1 / shape[1]).astype(np.float32), own
+    on = generator.random(shape) < 0.3  # noqa: PLR2004 - a share of pixels that are on
+    sign = np.where(on, 1.0, -1.0).astype(np.float32)
+    if target == "soft masks":
+        return np.where(on, 0.9, 0.05).astype(np.float32), sign
+    return on.astype(np.uint8), sign
+
+
+def _errors(core: Core, case: Case) -> dict[str, Errors]:
+    names = [name for name, loss in LOSSES.items() if case.task in loss.tasks]
+    single, double = (
+        core.evaluate(
+            jobs.job(
+                [{"logits": logits, "target": case.truth}], names, task=case.task, gradient="each"
+            )
+        )[0]
+        for logits in (case.logits, case.logits.astype(np.float64))
+    )
+    return {
+        name: Errors(_value_error(single, double, name), _gradient_error(single, double, name))
+        for name in names
+    }
+
+
+def _value_error(single: Outcome, double: Outcome, name: str) -> float:
+    truth = double.tensors[f"loss/{name}"]
+    error = np.abs(single.tensors[f"loss/{name}"] - truth)
+    return _finite_max(error / (_VALUE_RELATIVE * np.abs(truth) + _VALUE_ABSOLUTE))
+
+
+def _gradient_error(single: Outcome, double: Outcome, name: str) -> float:
+    truth = double.tensors[f"gradient/logits/{name}"]
+    truth = truth.reshape(len(truth), -1)
+    found = single.tensors[f"gradient/logits/{name}"].reshape(truth.shape).astype(np.float64)
+    largest = np.abs(truth).max(1)
+    allowed = np.maximum(_GRADIENT_RELATIVE * largest, _SMALLEST_NORMAL)
+    return _finite_max(np.abs(found - truth).max(1) / allowed)
+
+
+def _finite_max(errors: Array) -> float:
+    """Largest entry; infinite where one is NaN, which a comparison would let through."""
+    return float(np.nan_to_num(errors, nan=np.inf).max())
+
+
+def _worst(loss: str, found: Mapping[str, Errors]) -> Row:
+    value = max(found, key=lambda where: found[where].value)
+    gradient = max(found, key=lambda where: found[where].gradient)
+    return {
+        "loss": loss,
+        "value_error": found[value].value,
+        "value_worst_at": value,
+        "gradient_error": found[gradient].gradient,
+        "gradient_worst_at": gradient,
+    }
+
+
+def _by_kind(by_loss: Mapping[str, Mapping[str, Errors]]) -> list[Row]:
+    kinds: dict[str, list[Errors]] = {}
+    for found in by_loss.values():
+        for where, errors in found.items():
+            kinds.setdefault(where.rpartition(", ")[0], []).append(errors)
+    return [
+        {
+            "input": kind,
+            "value_error": max(error.value for error in errors),
+            "gradient_error": max(error.gradient for error in errors),
+        }
+        for kind, errors in kinds.items()
+    ]

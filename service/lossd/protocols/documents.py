@@ -1,0 +1,37 @@
+"""JSON texts inside and around bodies, read strictly: no NaN, no lone surrogates, one object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from lossd_client.errors import MalformedBodyError
+
+Text = str | bytes | bytearray | memoryview
+
+
+def parse(text: Text, what: str) -> Any:
+    """Value of a JSON text.
+
+    Raises:
+        MalformedBodyError: it is not JSON; the message says which text (`what`) and where.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        msg = f"{what} is not JSON: {error}"
+        raise MalformedBodyError(msg) from error
+
+
+def parse_object(text: Text, what: str) -> dict[str, Any]:
+    """Object of a JSON text.
+
+    Raises:
+        MalformedBodyError: it is not JSON, or not an object.
+    """
+    document = parse(text, what)
+    if not isinstance(document, dict):
+        msg = f"{what} is not a JSON object"
+        raise MalformedBodyError(msg)
+    return document
