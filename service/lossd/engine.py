@@ -77,6 +77,7 @@ class Engine:
         self.progress = (0, 1)
         """Kernels ready, kernels in all."""
         self._last_run_s = 0.0
+        self._computing: Sequence[EngineTicket] = ()
         self._busy_since_s: float | None = None
         self._table: compiled.KernelTable = {}
         self._workspace = Workspace(self.device, settings.chunk_logits)
@@ -161,7 +162,11 @@ class Engine:
             self.state = "failed"
             log.exception("engine_failed")
             self._batcher.close()
-            self._batcher.fail_waiting(InternalError(f"the engine stopped: {error!r}"))
+            stopped = InternalError(f"the engine stopped: {error!r}")
+            self._batcher.fail_waiting(stopped)
+            for ticket in self._computing:
+                if not ticket.answer.done():
+                    ticket.answer.set_exception(stopped)
 
     def _prepare(self) -> None:
         torch.set_num_threads(self._settings.threads)
@@ -199,7 +204,9 @@ class Engine:
         self._busy_since_s = time.monotonic()
         metrics.BATCHES.labels(reason=batch.reason).inc()
         metrics.BATCH_SAMPLES.observe(batch.samples)
+        self._computing = batch.tickets
         self._compute_tickets(batch.tickets)
+        self._computing = ()
         self._busy_since_s = None
         self._last_run_s = time.monotonic()
 

@@ -1,0 +1,52 @@
+# One target per task; people and CI call the same ones.
+PYTHON ?= python3
+BIN := .venv/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+# An idle OpenMP worker that spins costs its neighbours a processor.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format serve bench loadtest client clean
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/ready ## make .venv with everything; the other targets call it
+
+.venv/ready: constraints.txt dev-requirements.txt examples/requirements.txt service/pyproject.toml client/pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e client -e service -r dev-requirements.txt -r examples/requirements.txt
+	touch $@
+
+demo: setup ## start the service, score real images, show the worst first, stop the service
+	$(BIN)/python examples/demo.py
+
+test: setup ## every test
+	$(BIN)/python -m pytest
+
+lint: setup ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy service/lossd client/lossd_client tests examples tools benchmarks
+
+format: setup ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+serve: setup ## serve on HOST:PORT until interrupted
+	$(BIN)/lossd serve --host $(HOST) --port $(PORT) --log-format console
+
+client: setup ## write the client's loss classes from the service's registry
+	$(BIN)/python tools/generate_client_losses.py
+
+bench: setup ## measure: tables on the screen, JSON in benchmarks/results
+	cd benchmarks/.. && $(abspath $(BIN))/python -m benchmarks
+
+loadtest: setup ## Locust against a service that this starts and stops
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r loadtests/requirements.txt
+	$(BIN)/python loadtests/run.py
+
+clean: ## remove what the targets made
+	rm -rf .venv demo-output

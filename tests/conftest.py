@@ -1,0 +1,35 @@
+"""Services for the tests: a real process, and one in this process that tests may reach into."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import service_fixture
+from service_fixture import Process, Served
+
+
+@pytest.fixture(scope="session")
+def service_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """`lossd serve` in a process of its own, ready."""
+    with service_fixture.process(tmp_path_factory.mktemp("lossd")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def service_url(service_process: Process) -> str:
+    """Address of a real service."""
+    return service_process.url
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A service in this process, with its engine."""
+    with service_fixture.serving(cache_dir=Path(tmp_path_factory.mktemp("lossd"))) as running:
+        yield running
+
+
+@pytest.fixture
+def app_client(served: Served) -> service_fixture.Caller:
+    """Calls the service in this process."""
+    return served.client

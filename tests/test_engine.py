@@ -1,0 +1,244 @@
+"""The engine's thread: what it does when a job, the canary or the thread itself fails."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs import make_job
+from lossd import engine as engine_module
+from lossd.core.job import Job
+from lossd.engine import Engine
+from lossd.settings import Settings
+from lossd_client.errors import (
+    DrainingError,
+    InternalError,
+    LossdError,
+    NonFiniteLogitsError,
+    NotReadyError,
+)
+from service_fixture import wait_until
+
+evaluate = engine_module.evaluate
+
+
+def job(value: float = 0.0, samples: int = 1) -> Job:
+    logits = np.full((samples, 1, 2, 2), value, np.float32)
+    return make_job("dice", {"logits": logits, "target": np.ones((samples, 2, 2), np.uint8)})
+
+
+@contextmanager
+def running(*, ready: bool = True) -> Iterator[Engine]:
+    engine = Engine(Settings(kernels="eager", threads=2))
+    engine.start()
+    try:
+        if ready:
+            wait_until(engine.is_ready)
+        yield engine
+    finally:
+        engine.drain()
+        assert engine.join(10)
+
+
+class Gate:
+    """Holds the engine inside its first batch, so that the next ones gather behind it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self.batches: list[int] = []
+        self.then: Callable[[Sequence[Job]], None] = lambda jobs: None
+        monkeypatch.setattr(engine_module, "evaluate", self)
+
+    def __call__(self, jobs: Sequence[Job], *rest: Any) -> Any:
+        self.batches.append(len(jobs))
+        self.entered.set()
+        assert self.opened.wait(10)
+        self.then(jobs)
+        return evaluate(jobs, *rest)
+
+
+def test_a_job_is_answered_with_how_it_was_computed() -> None:
+    with running() as engine:
+        done = engine.submit(job(), timeout_s=10).answer.result(10)
+    assert done.outcome.tensors["total"].shape == (1,)
+    assert (done.batch_samples, done.batch_requests) == (1, 1)
+    assert done.queue_s >= 0
+    assert done.compute_s > 0
+
+
+def test_jobs_that_wait_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        first = engine.submit(job(), timeout_s=10)
+        assert gate.entered.wait(10)
+        others = [engine.submit(job(samples=2), timeout_s=10) for _ in range(3)]
+        gate.opened.set()
+        assert first.answer.result(10).batch_requests == 1
+        assert [t.answer.result(10).batch_requests for t in others] == [3, 3, 3]
+        assert [t.answer.result(10).batch_samples for t in others] == [6, 6, 6]
+
+
+def test_a_job_that_fails_its_batch_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        engine.submit(job(), timeout_s=10)
+        assert gate.entered.wait(10)
+        jobs = [job(float(number)) for number in range(5)]
+        tickets = [engine.submit(one, timeout_s=10) for one in jobs]
+
+        def fail_with_the_guilty(batch: Sequence[Job]) -> None:
+            if jobs[3] in batch:
+                msg = "kernel broke"
+                raise RuntimeError(msg)
+
+        gate.then = fail_with_the_guilty
+        gate.opened.set()
+        for number, ticket in enumerate(tickets):
+            error = ticket.answer.exception(10)
+            if number == 3:
+                assert isinstance(error, InternalError)
+                assert "kernel broke" in str(error)
+            else:
+                assert error is None
+        assert gate.batches == [1, 5, 2, 3, 1, 2, 1, 1]
+        assert engine.is_ready()
+
+
+def test_neighbours_of_nan_get_the_bits_they_get_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        alone = engine.submit(job(0.3), timeout_s=10).answer.result(10)
+        gate = Gate(monkeypatch)
+        engine.submit(job(), timeout_s=10)
+        assert gate.entered.wait(10)
+        tickets = [engine.submit(job(value), timeout_s=10) for value in (0.3, np.nan, 0.3)]
+        gate.opened.set()
+        assert isinstance(tickets[1].answer.exception(10), NonFiniteLogitsError)
+        for neighbour in (tickets[0], tickets[2]):
+            done = neighbour.answer.result(10)
+            assert done.batch_requests == 3
+            assert done.outcome.tensors["total"] == alone.outcome.tensors["total"]
+
+
+def test_a_cancelled_job_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        engine.submit(job(), timeout_s=10)
+        assert gate.entered.wait(10)
+        engine.submit(job(), timeout_s=10).answer.cancel()
+        gate.opened.set()
+        wait_until(lambda: engine.queue_depth().requests == 0)
+    assert gate.batches == [1]
+
+
+class DeviceLostError(BaseException):
+    """What no handler of ordinary errors catches."""
+
+
+def test_when_the_thread_dies_everybody_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        inside = engine.submit(job(), timeout_s=10)
+        assert gate.entered.wait(10)
+        waiting = engine.submit(job(), timeout_s=10)
+
+        def die(_: Sequence[Job]) -> None:
+            raise DeviceLostError
+
+        gate.then = die
+        gate.opened.set()
+        for ticket in (inside, waiting):
+            error = ticket.answer.exception(10)
+            assert isinstance(error, InternalError)
+            assert "DeviceLostError" in str(error)
+        wait_until(lambda: engine.state == "failed")
+        assert not engine.is_ready()
+        with pytest.raises(NotReadyError, match="failed"):
+            engine.submit(job(), timeout_s=10)
+
+
+def test_a_wrong_canary_fails_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(jobs: Sequence[Job], *rest: Any) -> Any:
+        (outcome,) = evaluate(jobs, *rest)
+        assert not isinstance(outcome, LossdError)
+        outcome.tensors["loss/cross_entropy"] += 1e-3
+        return [outcome]
+
+    monkeypatch.setattr(engine_module, "evaluate", wrong)
+    with running(ready=False) as engine:
+        wait_until(lambda: engine.state == "failed")
+        assert not engine.is_ready()
+
+
+def test_an_idle_engine_runs_the_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "CANARY_EVERY_S", 0.02)
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        gate.opened.set()
+        wait_until(lambda: len(gate.batches) >= 3)
+        assert engine.is_ready()
+
+
+def test_an_engine_that_has_not_run_lately_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        monkeypatch.setattr(engine_module, "STALE_AFTER_S", 0.0)
+        time.sleep(0.01)
+        assert not engine.is_ready()
+        assert engine.describe() == "the engine has not run lately"
+
+
+def test_draining_finishes_what_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        tickets = [engine.submit(job(), timeout_s=10)]
+        assert gate.entered.wait(10)
+        tickets += [engine.submit(job(), timeout_s=10) for _ in range(4)]
+        engine.drain()
+        assert not engine.is_ready()
+        with pytest.raises(DrainingError):
+            engine.submit(job(), timeout_s=10)
+        gate.opened.set()
+        assert engine.join(10)
+        assert all(ticket.answer.exception(0) is None for ticket in tickets)
+        assert engine.state == "stopped"
+        with pytest.raises(DrainingError):
+            engine.submit(job(), timeout_s=10)
+
+
+def test_between_the_signal_and_the_drain_work_is_still_taken() -> None:
+    with running() as engine:
+        engine.announce_drain()
+        assert engine.describe() == "draining"
+        assert engine.submit(job(), timeout_s=10).answer.result(10)
+
+
+def test_a_starting_engine_takes_nothing() -> None:
+    engine = Engine(Settings(kernels="eager", threads=2))
+    with pytest.raises(NotReadyError) as refused:
+        engine.submit(job(), timeout_s=10)
+    assert refused.value.retry_after_s == 5.0
+
+
+def test_progress_is_told_while_kernels_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, reported = threading.Event(), threading.Event()
+
+    def slow(_: Any, __: Any, progress: Callable[[int, int], None]) -> Any:
+        progress(1, 2)
+        reported.set()
+        assert opened.wait(10)
+        return engine_module.compiled.eager_kernels()
+
+    monkeypatch.setattr(engine_module.compiled, "compile_kernels", slow)
+    engine = Engine(Settings(kernels="compiled", threads=2))
+    engine.start()
+    assert reported.wait(10)
+    assert engine.describe() == "compiling kernels, 1 of 2 ready"
+    with pytest.raises(NotReadyError, match="1 of 2"):
+        engine.submit(job(), timeout_s=10)
+    opened.set()
+    wait_until(engine.is_ready)
+    engine.drain()
+    assert engine.join(10)
