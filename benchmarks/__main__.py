@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from benchmarks import report  # noqa: PLC0415
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     folder = options.out or (None if options.quick else report.RESULTS)
     runners = _runners(options)
     failed = False

@@ -18,7 +18,7 @@ from lossd.core.job import Outcome
 from lossd.losses import LOSSES, Task
 from lossd_client.wire import NUMPY_DTYPES, Array
 
-_SHAPE, _LARGE_SHAPE = (3, 5, 96, 100), (1, 5, 512, 512)
+_SHAPE, _LARGE_SHAPE, _QUICK_SHAPE = (3, 5, 96, 100), (1, 5, 512, 512), (2, 3, 60, 80)
 _GAPS = (4, 8, 12, 16, 20, 24, 28, 32)
 _EXTREME = 1e4
 _VALUE_RELATIVE, _VALUE_ABSOLUTE, _GRADIENT_RELATIVE = 2e-6, 1e-9, 1e-5
@@ -49,7 +49,7 @@ def run(core: Core, *, quick: bool) -> Report:
     by_loss: dict[str, dict[str, Errors]] = {}
     for case in _cases(quick=quick):
         for loss, errors in _errors(core, case).items():
-            where = f"{case.name}, {case.task} ({case.target})"
+            where = f"{case.name}, {case.task} ({case.target}; C = {case.logits.shape[1]})"
             by_loss.setdefault(loss, {})[where] = errors
     rows = [_worst(loss, found) for loss, found in sorted(by_loss.items())]
     value = max(float(row["value_error"] or 0) for row in rows)
@@ -84,7 +84,7 @@ def run(core: Core, *, quick: bool) -> Report:
 
 
 def _cases(*, quick: bool) -> Iterator[Case]:
-    shapes = (_SHAPE,) if quick else (_SHAPE, _LARGE_SHAPE)
+    shapes = (_QUICK_SHAPE,) if quick else (_QUICK_SHAPE, _SHAPE, _LARGE_SHAPE)
     for shape in shapes:
         for task, target in _TARGETS:
             yield from _cases_of(shape, task, target)

@@ -57,10 +57,12 @@ def run(*, cold: bool, quick: bool) -> Report:
 
 
 @contextmanager
-def serving(port: int, cache_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+def serving(port: int, cache_dir: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A `lossd serve` of its own on loopback, stopped at the end."""
     command = [sys.executable, "-m", "lossd", "serve", "--port", str(port)]
-    command += ["--cache-dir", str(cache_dir), "--log-level", "error"]
+    command += ["--log-level", "error"]
+    if cache_dir is not None:
+        command += ["--cache-dir", str(cache_dir)]
     process = subprocess.Popen(command)  # noqa: S603 - our own command
     try:
         yield process

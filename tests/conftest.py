@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import service_fixture
+from core_fixture import core as core  # noqa: PLC0414 - a fixture of every test
 from service_fixture import Process, Served
 
 

@@ -10,16 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import uvicorn
 from PIL import Image
 
+from lossd.__main__ import main
 from lossd.app import create_app
 from lossd.engine import Engine
 from lossd.settings import Settings
@@ -62,16 +64,27 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     }
 
 
-def lossd(*arguments: str, folder: Path, **more: str) -> "subprocess.CompletedProcess[str]":
-    """A command that ends by itself."""
-    return subprocess.run(  # noqa: S603 - our own
-        [sys.executable, "-m", "lossd", *arguments],
-        env=environment(folder, **more),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def lossd(*arguments: str, **more: str) -> Ended:
+    """A command that ends by itself, run in this process."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"COLUMNS": "200", "OMP_WAIT_POLICY": "PASSIVE", **more}.items():
+            patch.setenv(name, value)
+        with redirect_stdout(stdout), redirect_stderr(stderr):
+            try:
+                status = main(list(arguments))
+            except SystemExit as ended:
+                status = int(ended.code or 0)
+    return Ended(status, stdout.getvalue(), stderr.getvalue())
 
 
 @contextmanager

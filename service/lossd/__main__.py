@@ -9,6 +9,7 @@ import signal
 import sys
 from types import FrameType
 
+from pydantic import ValidationError
 from pydantic_settings import CliApp
 from rich.console import Console
 from rich.table import Table
@@ -34,7 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
         if rest:
             parser.error(f"unknown option {rest[0]}")
         return _losses(known.name)
-    settings = CliApp.run(Settings, cli_args=rest)
+    try:
+        settings = CliApp.run(Settings, cli_args=rest)
+    except ValidationError as error:
+        return _refuse_settings(error)
     return _serve(settings) if known.command == "serve" else _warmup(settings)
 
 
@@ -57,8 +61,11 @@ def _serve(settings: Settings) -> int:
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # Not uvicorn's own, which dies of the signal after all was drained: that is no failure.
+            del frame
             engine.announce_drain()
-            super().handle_exit(sig, frame)
+            self.force_exit = self.should_exit and sig == signal.SIGINT
+            self.should_exit = True
 
     config = uvicorn.Config(
         create_app(settings, engine),
@@ -122,6 +129,14 @@ def _losses(name: str | None) -> int:
     console.print(table)
     console.print(f"\n{entry['reference']['text']}\n{entry['reference']['url']}")
     return 0
+
+
+def _refuse_settings(error: ValidationError) -> int:
+    for entry in error.errors(include_url=False):
+        name = str(entry["loc"][0])
+        flag, variable = f"--{name.replace('_', '-')}", f"LOSSD_{name.upper()}"
+        sys.stderr.write(f"lossd: {flag} ({variable}): {entry['msg']}, got {entry['input']!r}\n")
+    return 2
 
 
 def _is_loopback(host: str) -> bool:

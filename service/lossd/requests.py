@@ -247,13 +247,17 @@ def _content_type(request: Request) -> tuple[str, str]:
     Raises:
         UnsupportedMediaTypeError: the service does not read such bodies.
     """
+    coding = request.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        msg = f"Content-Encoding {coding[:40]!r}; send the body as it is"
+        raise UnsupportedMediaTypeError(msg)
     header = request.headers.get("content-type", "")
     kind = header.partition(";")[0].strip().lower()
     if kind in (SAFETENSORS, OCTET_STREAM):
         return SAFETENSORS, header
     if kind in (JSON, MULTIPART):
         return kind, header
-    msg = f"Content-Type {header!r}; use {JSON}, {SAFETENSORS} or {MULTIPART}"
+    msg = f"Content-Type {header[:80]!r}; use {JSON}, {SAFETENSORS} or {MULTIPART}"
     raise UnsupportedMediaTypeError(msg)
 
 
@@ -267,7 +271,7 @@ def _answer_form(request: Request, kind: str) -> tuple[Encoding, Arrays]:
         encoding = "json"
     arrays = request.query_params.get("arrays", "base64")
     if arrays not in ("base64", "list"):
-        msg = f"arrays is base64 or list, got {arrays!r}"
+        msg = f"arrays is base64 or list, got {arrays[:40]!r}"
         raise InvalidInputError(msg, errors=[FieldError(("query", "arrays"), msg)])
     return encoding, "list" if arrays == "list" else "base64"
 

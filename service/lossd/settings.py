@@ -37,11 +37,11 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     """Address to listen on. Without keys only a loopback address is allowed."""
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
     allow_anonymous: bool = False
     """Listen beyond loopback although nobody has to show a key."""
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     kernels: Literal["auto", "compiled", "eager"] = "auto"
     """auto compiles where a C++ compiler or a GPU is present."""
@@ -49,29 +49,29 @@ class Settings(BaseSettings):
     """CPU threads of the engine."""
     cache_dir: Path = Field(default_factory=_cache_dir)
     """Folder of compiled kernels; each kind of processor gets a folder of its own in it."""
-    chunk_logits: int = Field(512 * 1024, ge=8192)
+    chunk_logits: int = Field(default=512 * 1024, ge=8192)
     """Logits computed at a time; what fits the processor's cache is fastest."""
-    max_body_mib: int = Field(256, ge=1)
+    max_body_mib: int = Field(default=256, ge=1)
     """Largest request body, in MiB."""
-    body_timeout_s: float = Field(60.0, gt=0)
+    body_timeout_s: float = Field(default=60.0, gt=0)
     """Longest that a request body may take to arrive, in seconds; beyond, 408."""
-    max_request_samples: int = Field(1024, ge=1)
+    max_request_samples: int = Field(default=1024, ge=1)
     """Most samples in one request."""
-    max_classes: int = Field(1024, ge=2)
+    max_classes: int = Field(default=1024, ge=2)
     """Most channels of logits."""
-    max_batch_samples: int = Field(256, ge=1)
+    max_batch_samples: int = Field(default=256, ge=1)
     """Most samples computed in one batch; a larger request runs alone."""
-    max_batch_mib: int = Field(64, ge=1)
+    max_batch_mib: int = Field(default=64, ge=1)
     """Most tensor bytes computed in one batch, in MiB; a larger request runs alone."""
-    max_queue_samples: int = Field(4096, ge=1)
+    max_queue_samples: int = Field(default=4096, ge=1)
     """Most samples that wait; beyond, requests are answered 429."""
-    max_queue_mib: int = Field(1024, ge=1)
+    max_queue_mib: int = Field(default=1024, ge=1)
     """Most tensor bytes that wait, in MiB; beyond, requests are answered 429."""
-    max_delay_ms: float = Field(20.0, ge=0)
+    max_delay_ms: float = Field(default=20.0, ge=0)
     """Longest that a request may be overtaken by larger groups; an idle engine never waits."""
-    timeout_ms: float = Field(60_000.0, gt=0)
+    timeout_ms: float = Field(default=60_000.0, gt=0)
     """Deadline of a request that names none, and the most that one may name, in milliseconds."""
-    drain_s: float = Field(30.0, ge=0)
+    drain_s: float = Field(default=30.0, ge=0)
     """On SIGTERM, how long accepted work may take to finish, in seconds."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log lines to write."""

@@ -27,7 +27,7 @@ import structlog
 import torch
 from torch import Tensor
 
-from lossd.core import sigmoid, softmax
+from lossd.core import sigmoid, softmax, summation
 from lossd.core import vocabulary as v
 
 TILE_PIXELS = 4096
@@ -79,7 +79,7 @@ def cache_folder(root: Path, device: torch.device) -> Path:
     identity = [torch.__version__, platform.machine(), device.type, _processor()]
     if device.type == "cuda":
         identity.append(str(torch.cuda.get_device_capability(device)))
-    sources = (Path(str(module.__file__)) for module in (softmax, sigmoid, v))
+    sources = (Path(str(module.__file__)) for module in (softmax, sigmoid, summation, v))
     identity.extend(source.read_text(encoding="utf-8") for source in sources)
     return root / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lossd.core import vocabulary as v
+from lossd.core.summation import tile_sum
 
 
 def _terms(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
@@ -38,26 +39,26 @@ def statistics(
     squared = error * error
     region = torch.stack(
         [
-            on.sum(-1),
-            (on * miss).sum(-1),
-            (off * probability).sum(-1),
-            (on * squared).sum(-1),
-            (off * squared).sum(-1),
-            (on * on).sum(-1),
+            tile_sum(on),
+            tile_sum(on * miss),
+            tile_sum(off * probability),
+            tile_sum(on * squared),
+            tile_sum(off * squared),
+            tile_sum(on * on),
         ]
     )
     # q^gamma = exp(gamma·ln q), and -ln q is at hand: it is the other label's surprise.
     weight_on, weight_off = weight * on, weight * off
     pixel = torch.stack(
         [
-            weight_off.sum(-1),
-            weight_on.sum(-1),
-            (weight_off * surprise_off).sum(-1),
-            (weight_on * surprise_on).sum(-1),
-            (weight_off * surprise_off * torch.exp(-gamma * surprise_on)).sum(-1),
-            (weight_on * surprise_on * torch.exp(-gamma * surprise_off)).sum(-1),
-            torch.where(valid, weight * surprise_off, 0.0).sum(-1),
-            torch.where(valid, weight * surprise_on, 0.0).sum(-1),
+            tile_sum(weight_off),
+            tile_sum(weight_on),
+            tile_sum(weight_off * surprise_off),
+            tile_sum(weight_on * surprise_on),
+            tile_sum(weight_off * surprise_off * torch.exp(-gamma * surprise_on)),
+            tile_sum(weight_on * surprise_on * torch.exp(-gamma * surprise_off)),
+            tile_sum(torch.where(valid, weight * surprise_off, 0.0)),
+            tile_sum(torch.where(valid, weight * surprise_on, 0.0)),
         ]
     )
     return region[:, :, None], pixel.unflatten(0, (v.PIXEL_SUMS, 2)).transpose(1, 2)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lossd.core import vocabulary as v
+from lossd.core.summation import tile_sum
 
 
 def _power(base: Tensor, exponent: Tensor) -> Tensor:
@@ -67,16 +68,16 @@ def label_statistics(
     probability = torch.where(valid[:, None] & ~own, exponential / total[:, None], 0.0)
 
     def over_own(value: Tensor) -> Tensor:
-        return torch.where(own, value[:, None], 0.0).sum(-1)
+        return tile_sum(torch.where(own, value[:, None], 0.0))
 
-    count = torch.where(own, 1.0, 0.0).to(logits.dtype).sum(-1)
+    count = tile_sum(torch.where(own, 1.0, 0.0).to(logits.dtype))
     region = torch.stack(
         [
             count,
             over_own(miss),
-            probability.sum(-1),
+            tile_sum(probability),
             over_own(miss * miss),
-            (probability * probability).sum(-1),
+            tile_sum(probability * probability),
             count,
         ]
     )
@@ -87,7 +88,7 @@ def label_statistics(
             over_own(weight),
             over_own(weighted),
             over_own(weighted * _power(miss, gamma)),
-            torch.where(valid[:, None], surprise * weight[:, None], 0.0).sum(-1),
+            tile_sum(torch.where(valid[:, None], surprise * weight[:, None], 0.0)),
         ]
     )
     return region, pixel
@@ -207,22 +208,22 @@ def distribution_statistics(
     squared = error * error
     region = torch.stack(
         [
-            target.sum(-1),
-            (target * miss).sum(-1),
-            (rest * probability).sum(-1),
-            (target * squared).sum(-1),
-            (rest * squared).sum(-1),
-            (target * target).sum(-1),
+            tile_sum(target),
+            tile_sum(target * miss),
+            tile_sum(rest * probability),
+            tile_sum(target * squared),
+            tile_sum(rest * squared),
+            tile_sum(target * target),
         ]
     )
     weight = torch.where(valid, weight, 0.0)[:, None]
     weighted = weight * target * surprise
     pixel = torch.stack(
         [
-            (weight * target).sum(-1),
-            weighted.sum(-1),
-            (weighted * _power(miss, gamma[:, None])).sum(-1),
-            torch.where(valid[:, None], weight * surprise, 0.0).sum(-1),
+            tile_sum(weight * target),
+            tile_sum(weighted),
+            tile_sum(weighted * _power(miss, gamma[:, None])),
+            tile_sum(torch.where(valid[:, None], weight * surprise, 0.0)),
         ]
     )
     return region, pixel

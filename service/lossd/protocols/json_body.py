@@ -86,7 +86,8 @@ def _nested(value: list[Any], name: str) -> Array:
     if kinds == {bool}:
         return objects.astype(np.bool_)
     try:
-        return objects.astype(np.int64 if kinds and float not in kinds else np.float32)
+        with np.errstate(over="ignore"):  # infinite then, and refused where it counts
+            return objects.astype(np.int64 if kinds and float not in kinds else np.float32)
     except OverflowError as error:
         msg = f"{name}: the nested lists hold an integer of more than 64 bits"
         raise MalformedBodyError(msg) from error

@@ -1,0 +1,143 @@
+"""The real client against the real service, over a real socket."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from jobs import case
+from oracle import expected
+
+from lossd_client import AsyncClient, Client, errors, losses
+
+DICE_AND_FRIENDS = [losses.Dice(), losses.Tversky(fp_weight=0.3, fn_weight=0.7), "focal"]
+
+
+def test_values_gradients_and_maps_arrive_as_computed(service_url: str) -> None:
+    one = case("multiclass", spatial=(61, 83), dtype=np.float32)
+    labels = one.inputs["target"].copy()
+    labels[:, :5] = 255
+    with Client(service_url) as client:
+        result = client.evaluate(
+            DICE_AND_FRIENDS,
+            logits=one.inputs["logits"],
+            target=labels,
+            ignore_index=255,
+            gradient="total",
+            maps=True,
+            per_class=True,
+            statistics=True,
+        )
+    want = {
+        name: expected(
+            name,
+            {},
+            task="multiclass",
+            inputs={**one.inputs, "target": labels},
+            ignore_index=255,
+        )
+        for name in ("dice", "tversky", "focal")
+    }
+    for name, (value, _) in want.items():
+        np.testing.assert_allclose(result[name], value, rtol=2e-6)
+    gradient = sum(gradient for _, gradient in want.values())
+    np.testing.assert_allclose(
+        result.gradient["logits"], gradient, rtol=0, atol=1e-5 * np.abs(gradient).max()
+    )
+    assert (result.gradient["logits"][:, :, :5] == 0).all()
+    assert result.maps["focal"].shape == (2, 61, 83)
+    assert result.per_class["dice"].shape == (2, 4)
+    assert result.statistics["soft_tp"].shape == (2, 4)
+    assert result.warnings == ()
+    assert result.device.startswith(("cpu", "cuda"))
+
+
+def test_every_loss_class_works_with_its_defaults(service_url: str) -> None:
+    with Client(service_url) as client:
+        catalogue = {entry["name"]: entry for entry in client.losses()}
+        classes = [getattr(losses, name) for name in losses.__all__ if name != "Loss"]
+        assert {cls.name for cls in classes} == set(catalogue)
+        for cls in classes:
+            task = catalogue[cls.name]["tasks"][0]
+            one = case(task, dtype=np.float32)
+            result = client.evaluate([cls()], task=task, **one.inputs)
+            assert np.isfinite(result[cls.name]).all()
+
+
+def test_half_precision_both_ways(service_url: str) -> None:
+    one = case("multiclass", spatial=(50, 40), dtype=np.float16)
+    with Client(service_url) as client:
+        half = client.evaluate(
+            ["dice_ce"], gradient="total", gradient_dtype="float16", **one.inputs
+        )
+        full = client.evaluate(["dice_ce"], gradient="total", **one.inputs)
+    np.testing.assert_allclose(
+        half.gradient["logits"], full.gradient["logits"], rtol=1e-3, atol=1e-9
+    )
+
+
+def test_many_requests_keep_their_order_whatever_their_size(service_url: str) -> None:
+    sizes = [(20 + 7 * n, 90 - 6 * n) for n in range(12)]
+    ones = [
+        case("multiclass", spatial=size, dtype=np.float32, seed=n) for n, size in enumerate(sizes)
+    ]
+    with Client(service_url) as client:
+        many = list(
+            client.evaluate_many(
+                ({**one.inputs, "gradient": "total"} for one in ones),
+                losses=["dice", "focal"],
+                concurrency=6,
+                progress="none",
+            )
+        )
+        for one, result in zip(ones, many, strict=True):
+            alone = client.evaluate(["dice", "focal"], gradient="total", **one.inputs)
+            for name in ("dice", "focal"):
+                np.testing.assert_array_equal(alone[name], result[name])
+            np.testing.assert_array_equal(alone.gradient["logits"], result.gradient["logits"])
+
+
+def test_several_sizes_in_one_call(service_url: str) -> None:
+    ones = [case("binary", spatial=size, dtype=np.float32) for size in ((9, 8), (70, 65))]
+    with Client(service_url) as client:
+        result = client.evaluate(
+            ["dice"], inputs=[one.inputs for one in ones], task="binary", gradient="total"
+        )
+    assert result["dice"].shape == (4,)
+    assert [array.shape for array in result.gradient["logits"]] == [(2, 1, 9, 8), (2, 1, 70, 65)]
+
+
+@pytest.mark.parametrize(
+    ("error", "change"),
+    [
+        (errors.UnknownLossError, {"losses": ["dise"]}),
+        (errors.InvalidParameterError, {"losses": [losses.Focal(gamma=-1.0)]}),
+        (errors.LabelOutOfRangeError, {"target": np.full((2, 7, 5), 9, np.uint8)}),
+        (errors.NonFiniteLogitsError, {"logits": np.full((2, 4, 7, 5), np.nan, np.float32)}),
+        (errors.InvalidInputError, {"target": np.zeros((2, 7, 6), np.uint8)}),
+    ],
+)
+def test_errors_come_back_as_their_class(
+    service_url: str, error: type[errors.LossdError], change: dict[str, Any]
+) -> None:
+    one = case("multiclass", dtype=np.float32)
+    arguments: dict[str, Any] = {"losses": ["dice"], **one.inputs, **change}
+    with Client(service_url) as client, pytest.raises(error) as caught:
+        client.evaluate(arguments.pop("losses"), **arguments)
+    assert caught.value.request_id
+
+
+def test_the_async_client_answers_the_same(service_url: str) -> None:
+    one = case("multilabel", dtype=np.float32)
+
+    async def ask() -> Any:
+        async with AsyncClient(service_url) as client:
+            return await client.evaluate(
+                ["dice", "bce"], task="multilabel", gradient="total", **one.inputs
+            )
+
+    result = asyncio.run(ask())
+    with Client(service_url) as client:
+        same = client.evaluate(["dice", "bce"], task="multilabel", gradient="total", **one.inputs)
+    np.testing.assert_array_equal(result["dice"], same["dice"])
+    np.testing.assert_array_equal(result.gradient["logits"], same.gradient["logits"])
