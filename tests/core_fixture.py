@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from jobs import Core
 
+from jobs import Core
 from lossd.core import compiled
 from lossd.core.passes import Workspace
 from lossd.settings import Settings

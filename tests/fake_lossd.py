@@ -15,6 +15,11 @@ from typing import Any
 import httpx
 import numpy as np
 import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
 from lossd_client.wire import (
     NUMPY_DTYPES,
     SAFETENSORS,
@@ -24,10 +29,6 @@ from lossd_client.wire import (
     numbered,
     split_numbered,
 )
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 URL = "http://lossd.test"
 

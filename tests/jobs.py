@@ -52,7 +52,7 @@ class Case:
 
     task: str
     soft: bool
-    inputs: dict[str, Array]
+    inputs: dict[str, Any]
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _region(
 
 
 def _smooth(params: dict[str, Any]) -> tuple[float, float]:
-    return params.get("smooth_nr", 1e-5), params.get("smooth_dr", 1e-5)
+    return float(params.get("smooth_nr", 1e-5)), float(params.get("smooth_dr", 1e-5))
 
 
 def _dice(tp: Tensor, fp: Tensor, fn: Tensor, params: dict[str, Any]) -> Tensor:
@@ -88,7 +88,7 @@ def _jaccard(tp: Tensor, fp: Tensor, fn: Tensor, params: dict[str, Any]) -> Tens
 
 def _tversky(tp: Tensor, fp: Tensor, fn: Tensor, params: dict[str, Any]) -> Tensor:
     nr, dr = _smooth(params)
-    wrong = params.get("fp_weight", 0.3) * fp + params.get("fn_weight", 0.7) * fn
+    wrong = float(params.get("fp_weight", 0.3)) * fp + float(params.get("fn_weight", 0.7)) * fn
     return 1 - (tp + nr) / (tp + wrong + dr)
 
 
@@ -100,7 +100,7 @@ def _pixel(
     def value(sample: Sample, params: dict[str, Any]) -> Tensor:
         terms, applied = term(sample, params)
         channels = len(terms) if sample.task != "multiclass" else 1
-        total = (terms * sample.weight).sum() / channels
+        total: Tensor = (terms * sample.weight).sum() / channels
         if params.get("normalize") == "weights":
             return total / ((applied * sample.weight).sum() / channels)
         return total / sample.logits.shape[1]
@@ -142,7 +142,8 @@ def _dice_ce(sample: Sample, params: dict[str, Any]) -> Tensor:
     shared = {"class_weights": params.get("class_weights")}
     dice = ORACLE["dice"](sample, params)
     cross_entropy = ORACLE["cross_entropy"](sample, shared)
-    return params.get("ce_weight", 1.0) * cross_entropy + params.get("dice_weight", 1.0) * dice
+    weights = float(params.get("ce_weight", 1.0)), float(params.get("dice_weight", 1.0))
+    return weights[0] * cross_entropy + weights[1] * dice
 
 
 ORACLE: dict[str, Callable[[Sample, dict[str, Any]], Tensor]] = {
@@ -167,22 +168,28 @@ def expected(
     """Values `[B]` and the gradient of their sum, both float64."""
     logits = torch.tensor(np.asarray(inputs["logits"], dtype=np.float64), requires_grad=True)
     values = [
-        _value(loss, params, task, logits[b], {k: v[b] for k, v in inputs.items()}, ignore_index)
+        _value(
+            logits[b],
+            {name: array[b] for name, array in inputs.items()},
+            loss=loss,
+            params=params,
+            task=task,
+            ignore_index=ignore_index,
+        )
         for b in range(len(logits))
     ]
     total = torch.stack(values)
-    (gradient,) = torch.autograd.grad(total.sum(), logits, allow_unused=True)
-    if gradient is None:
-        gradient = torch.zeros_like(logits)
+    (gradient,) = torch.autograd.grad(total.sum(), logits, materialize_grads=True)
     return total.detach().numpy(), gradient.numpy()
 
 
 def _value(
+    logits: Tensor,
+    arrays: dict[str, Array],
+    *,
     loss: str,
     params: dict[str, Any],
     task: str,
-    logits: Tensor,
-    arrays: dict[str, Array],
     ignore_index: int | None,
 ) -> Tensor:
     channels = len(logits)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import Core, make_job
 
+from jobs import Core, make_job
 from lossd.core.job import Job, Outcome
 from lossd_client.wire import Array
 

@@ -2,13 +2,14 @@
 
 from dataclasses import FrozenInstanceError, fields
 
-import lossd_client
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
+import lossd_client
 from lossd_client import losses
 from lossd_client._loss import Loss, LossLike, loss_choice
 from lossd_client.wire import LossChoice
-from pydantic import ValidationError
 
 ALL_LOSSES = [each for each in vars(losses).values() if isinstance(each, type)]
 LOSSES = [each for each in ALL_LOSSES if issubclass(each, Loss) and each is not Loss]

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+
 from fake_lossd import URL, FakeLossd, problem
 from lossd_client import AsyncClient, Client, Result, errors, losses
 

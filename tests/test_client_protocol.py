@@ -10,6 +10,7 @@ from typing import Any, Literal
 import httpx
 import numpy as np
 import pytest
+
 from fake_lossd import URL, FakeLossd, answer_document, problem, safetensors_response
 from lossd_client import AsyncClient, Client, errors, losses
 from lossd_client._protocol import Losses, Reply, reply_error

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fake_lossd import FakeLossd, problem, serving
 from lossd_client import AsyncClient, Client, Result, errors
 
@@ -18,12 +19,12 @@ LOGITS = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
 Evaluate = Callable[..., Result]
 
 
-def evaluate_blocking(url: str, settings: dict[str, Any], **arguments: Any) -> Result:  # noqa: ANN401
+def evaluate_blocking(url: str, settings: dict[str, Any], **arguments: Any) -> Result:
     with Client(url, **settings) as client:
         return client.evaluate("dice", **arguments)
 
 
-def evaluate_async(url: str, settings: dict[str, Any], **arguments: Any) -> Result:  # noqa: ANN401
+def evaluate_async(url: str, settings: dict[str, Any], **arguments: Any) -> Result:
     async def run() -> Result:
         async with AsyncClient(url, **settings) as client:
             return await client.evaluate("dice", **arguments)

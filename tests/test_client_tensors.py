@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+
 from lossd_client._tensors import to_array
 from lossd_client.wire import NUMPY_DTYPES
 
@@ -38,10 +39,10 @@ def test_numpy_and_torch_are_not_copied() -> None:
 class OnCpu:
     """Like jax: `__array__` beside DLPack that numpy cannot read."""
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:  # noqa: ANN401
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return np.ones(2, ml_dtypes.bfloat16)
 
-    def __dlpack__(self, **_: object) -> Any:  # noqa: ANN401
+    def __dlpack__(self, **_: object) -> Any:
         raise BufferError("no bfloat16")
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -51,10 +52,10 @@ class OnCpu:
 class OnDevice:
     """Like cupy: `__array__` refuses, DLPack fetches from the device."""
 
-    def __array__(self) -> Any:  # noqa: ANN401
+    def __array__(self) -> Any:
         raise TypeError("implicit conversion")
 
-    def __dlpack__(self, **options: Any) -> Any:  # noqa: ANN401
+    def __dlpack__(self, **options: Any) -> Any:
         assert options["dl_device"] == (1, 0)
         return np.arange(3.0).__dlpack__()
 
@@ -71,7 +72,7 @@ def test_other_libraries_are_read_where_their_data_lies() -> None:
     ("value", "dtype"),
     [(1.5, "float64"), ([1, 2], "int64"), ([True], "bool"), (np.float16(1), "float16")],
 )
-def test_lists_and_numbers_follow_numpy(value: Any, dtype: str) -> None:  # noqa: ANN401
+def test_lists_and_numbers_follow_numpy(value: Any, dtype: str) -> None:
     assert to_array(value, "target").dtype == dtype
 
 
@@ -79,7 +80,7 @@ def test_lists_and_numbers_follow_numpy(value: Any, dtype: str) -> None:  # noqa
     "value",
     [np.zeros(1, np.uint16), torch.zeros(1, dtype=torch.complex64), ["a"], [object()], None],
 )
-def test_other_dtypes_name_their_input(value: Any) -> None:  # noqa: ANN401
+def test_other_dtypes_name_their_input(value: Any) -> None:
     with pytest.raises(TypeError, match="input '1/target': dtype"):
         to_array(value, "1/target")
 

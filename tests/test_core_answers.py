@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from jobs import Core, case, make_job
-from oracle import expected
 
+from jobs import Core, case, make_job
 from lossd.core.job import Outcome
 from lossd_client.wire import NUMPY_DTYPES, Array
+from oracle import expected
 
 ROWS = [
     {"name": "dice", "weight": 2.0},

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import CASES, TASKS, Case, Core, case, make_job
-from oracle import ORACLE, expected
 
+from jobs import CASES, TASKS, Case, Core, case, make_job
 from lossd.losses import LOSSES, Task
 from lossd_client.wire import Array
+from oracle import ORACLE, expected
 
 LOSS_CASES = [
     pytest.param(name, one, id=f"{name}-{one.name}")

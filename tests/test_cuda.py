@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from jobs import Core, case, make_job
 
+from jobs import Core, case, make_job
 from lossd.core import compiled
 from lossd.core.passes import Workspace
 from lossd.settings import Settings

@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from jobs import case
+from lossd_client import AsyncClient, Client, errors, losses
 from oracle import expected
 
-from lossd_client import AsyncClient, Client, errors, losses
-
-DICE_AND_FRIENDS = [losses.Dice(), losses.Tversky(fp_weight=0.3, fn_weight=0.7), "focal"]
+DICE_AND_FRIENDS: list[str | losses.Loss] = [
+    losses.Dice(),
+    losses.Tversky(fp_weight=0.3, fn_weight=0.7),
+    "focal",
+]
 
 
 def test_values_gradients_and_maps_arrive_as_computed(service_url: str) -> None:

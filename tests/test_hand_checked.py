@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from jobs import Core, make_job
 
 T1_PROBABILITIES = np.array([0.8, 0.4, 0.3, 0.1])
@@ -91,12 +92,12 @@ def test_class_weights_divide_by_pixels_or_by_weights(core: Core) -> None:
 
 def test_identities_between_losses(core: Core) -> None:
     rng = np.random.default_rng(0)
-    inputs = {
+    inputs: dict[str, Any] = {
         "logits": rng.normal(0, 2, (3, 4, 11, 9)),
         "target": rng.integers(0, 4, (3, 11, 9), dtype=np.uint8),
     }
     half = {"fp_weight": 0.5, "fn_weight": 0.5}
-    rows = [
+    rows: list[Any] = [
         {"name": "dice", "params": UNSMOOTHED},
         {"name": "jaccard", "params": UNSMOOTHED},
         {"name": "tversky", "params": {**UNSMOOTHED, **half}, "label": "half"},

@@ -12,6 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydantic import ValidationError
+
 from lossd_client.errors import MalformedBodyError
 from lossd_client.wire import (
     NUMPY_DTYPES,
@@ -26,7 +28,6 @@ from lossd_client.wire import (
     numbered,
     split_numbered,
 )
-from pydantic import ValidationError
 
 
 @st.composite
@@ -66,7 +67,7 @@ def body_with(header: object, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-def entry(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - malformed on purpose
+def entry(**changes: Any) -> dict[str, Any]:
     return {"dtype": "U8", "shape": [4], "data_offsets": [0, 4], **changes}
 
 

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     """CPU threads of the engine."""
     cache_dir: Path = Field(default_factory=_cache_dir)
     """Folder of compiled kernels; each kind of processor gets a folder of its own in it."""
-    chunk_logits: int = Field(default=512 * 1024, ge=8192)
+    chunk_logits: int = Field(default=1024 * 1024, ge=8192)
     """Logits computed at a time; what fits the processor's cache is fastest."""
     max_body_mib: int = Field(default=256, ge=1)
     """Largest request body, in MiB."""

@@ -47,7 +47,10 @@ class GradientWriter:
         """Tiles `[K, D, TILE_PIXELS]` that hold a piece of one of the job's samples."""
         index, row = self._where[piece.sample]
         target = self._grouped(self.arrays[index][row])
-        if self.passes == 1 and not self.scaled:
+        whole = piece.total == target.shape[0] * tl.tiles_of(target.shape[-1])
+        if self.passes == 1 and (whole or not self.scaled):
+            if self.scaled:
+                self._scale(tl.tiles_of_piece(tiles, piece), self.scales[index][row], target.dtype)
             tl.unpack(tiles, piece, target)
             return
         staged = self._staged.get(piece.sample)
@@ -64,12 +67,16 @@ class GradientWriter:
 
     def _finish(self, staged: Tensor, target: Tensor, scale: Tensor) -> None:
         if self.scaled:
-            largest = float(staged.abs().max())
-            if 0.0 < largest < math.inf:
-                top = _HALF_TOP_EXPONENT[target.dtype]
-                scale.fill_(2.0 ** (math.frexp(largest)[1] - top))
-                staged.mul_(1.0 / float(scale))
+            self._scale(staged, scale, target.dtype)
         target.copy_(staged)
+
+    def _scale(self, gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
+        """Divides a sample's gradient by a power of two, in place, and notes it in `scale`."""
+        largest = max(abs(float(bound)) for bound in torch.aminmax(gradient))
+        if 0.0 < largest < math.inf:
+            exponent = math.frexp(largest)[1] - _HALF_TOP_EXPONENT[dtype]
+            scale.fill_(2.0**exponent)
+            gradient.mul_(2.0**-exponent)
 
     def _grouped(self, sample: Tensor) -> Tensor:
         return sample.unsqueeze(1) if self._sigmoid else sample.unsqueeze(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -253,11 +254,13 @@ class Passes:
             counts.extend([piece.last_tile - piece.first_tile] * len(groups))
         return self._spread(packed, table, rows, counts).transpose(0, 1).contiguous()
 
-    def _spread(self, packed: Packed, table: Tensor, rows: list[int], counts: list[int]) -> Tensor:
+    def _spread(
+        self, packed: Packed, table: Tensor, rows: list[int], counts: list[int]
+    ) -> Tensor:
         missing = packed.out.shape[0] - packed.chunk.total
-        index = torch.tensor([*rows, *rows[:1] * (missing > 0)])
-        repeats = torch.tensor([*counts, *([missing] if missing else [])])
-        picked = table[index.repeat_interleave(repeats)]
+        # numpy, because torch wakes its worker threads for a repeat of any length
+        index = np.repeat([*rows, rows[0]], [*counts, missing])
+        picked = table[torch.from_numpy(index)]
         return picked.to(dtype=self._dtype).to(self._workspace.device, non_blocking=True)
 
     def _deliver(

@@ -141,11 +141,16 @@ def unpack_added(tiles: Tensor, piece: Piece, target: Tensor) -> None:
         outside.add_(inside)
 
 
+def tiles_of_piece(tiles: Tensor, piece: Piece) -> Tensor:
+    """A piece's tiles in the chunk, `[total, D, TILE_PIXELS]`, as a view."""
+    return tiles[piece.at : piece.at + piece.total]
+
+
 def _block(piece: Piece, tiles: Tensor) -> Tensor:
     """The piece's tiles, `[groups, tiles, D, TILE_PIXELS]`."""
     groups = piece.last_group - piece.first_group
     shape = (groups, piece.last_tile - piece.first_tile)
-    block: Tensor = tiles[piece.at : piece.at + piece.total].unflatten(0, shape)
+    block: Tensor = tiles_of_piece(tiles, piece).unflatten(0, shape)
     return block
 
 

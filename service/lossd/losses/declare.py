@@ -14,6 +14,7 @@ source. A decorator says of which kind it is:
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import itertools
 import re
@@ -342,12 +343,13 @@ def _register(
     return register
 
 
-def _keywords(function: Function) -> list[str]:
-    return [
+@functools.cache
+def _keywords(function: Function) -> tuple[str, ...]:
+    return tuple(
         name
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
+    )
 
 
 def _options_model(name: str, function: Function, base: type[Options]) -> type[Options]:
