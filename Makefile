@@ -7,7 +7,7 @@ PORT ?= 8000
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format serve bench loadtest client clean
+.PHONY: help setup demo test lint format serve bench loadtest client docs clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,8 +41,11 @@ serve: setup ## serve on HOST:PORT until interrupted
 client: setup ## write the client's loss classes from the service's registry
 	$(BIN)/python tools/generate_client_losses.py
 
+docs: setup ## write the tables of docs/ from the code
+	$(BIN)/python tools/generate_docs.py
+
 bench: setup ## measure: tables on the screen, JSON in benchmarks/results
-	cd benchmarks/.. && $(abspath $(BIN))/python -m benchmarks
+	$(BIN)/python -m benchmarks
 
 loadtest: setup ## Locust against a service that this starts and stops
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r loadtests/requirements.txt

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from annotations import HERE, IGNORED, Annotation, read
-from lossd_client import Client, losses
-from lossd_client.errors import LossdError
 from numpy.typing import NDArray
-from overlays import Scored, overlay, overview
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+
+from annotations import HERE, IGNORED, Annotation, read
+from lossd_client import Client, losses
+from lossd_client.errors import LossdError
+from overlays import Scored, overlay, overview
 from segmenter import segment
 from service_process import ServiceStartError, running_service, tail
 

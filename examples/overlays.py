@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from annotations import IGNORED, Mask
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from skimage import measure
+
+from annotations import IGNORED, Mask
 
 PANEL_PX: Final = 300
 GAP_PX: Final = 14

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from lossd_client import Client
 from rich.console import Console
+
+from lossd_client import Client
 
 START_LIMIT_S: Final = 600.0
 STOP_LIMIT_S: Final = 30.0

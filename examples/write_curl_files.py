@@ -5,9 +5,10 @@ mask as it was drawn. They are committed; run this again after a change of segme
 """
 
 import numpy as np
+from PIL import Image
+
 from annotations import HERE, read
 from demo import load_image
-from PIL import Image
 from segmenter import segment
 
 NAME = "coins-2"

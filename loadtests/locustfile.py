@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any, cast
 
-from loadtests.scenarios import Scenario, scenarios
 from locust import FastHttpUser, between, events
+
+from loadtests.scenarios import Scenario, scenarios
 
 _HEAD_BYTES = 8192  # enough of an answer to see what it is
 

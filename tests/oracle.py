@@ -60,14 +60,35 @@ def _region(
     formula: Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor],
 ) -> Callable[[Sample, dict[str, Any]], Tensor]:
     def value(sample: Sample, params: dict[str, Any]) -> Tensor:
-        log_p, log_q = sample.log_probability
-        p, q, y = log_p.exp(), log_q.exp(), sample.target
-        tp, fp, fn = (p * y).sum(1), (p * (1 - y)).sum(1), (q * y).sum(1)
+        tp, fp, fn, _ = confusion(sample)
         if params.get("average") == "micro":
             rows = _counted(sample, params)
             tp, fp, fn = (x[rows].sum()[None] for x in (tp, fp, fn))
             return formula(tp, fp, fn, params)[0]
         return _class_average(formula(tp, fp, fn, params), sample, params)
+
+    return value
+
+
+def confusion(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Soft TP, FP, FN, TN of each class, `[C]`."""
+    log_p, log_q = sample.log_probability
+    p, q, y = log_p.exp(), log_q.exp(), sample.target
+    return (p * y).sum(1), (p * (1 - y)).sum(1), (q * y).sum(1), (q * (1 - y)).sum(1)
+
+
+def _by_class(
+    formula: Callable[[Tensor, Tensor, dict[str, Any]], Tensor],
+) -> Callable[[Sample, dict[str, Any]], Tensor]:
+    """`formula` takes probabilities and targets `[N]` of one class."""
+
+    def value(sample: Sample, params: dict[str, Any]) -> Tensor:
+        p, y = sample.log_probability[0].exp(), sample.target
+        if params.get("average") == "micro":
+            rows = _counted(sample, params)
+            return formula(p[rows].reshape(-1), y[rows].reshape(-1), params)
+        per_class = [formula(p[c], y[c], params) for c in range(len(p))]
+        return _class_average(torch.stack(per_class), sample, params)
 
     return value
 
@@ -92,6 +113,87 @@ def _tversky(tp: Tensor, fp: Tensor, fn: Tensor, params: dict[str, Any]) -> Tens
     return 1 - (tp + nr) / (tp + wrong + dr)
 
 
+def _dice_squared(p: Tensor, y: Tensor, params: dict[str, Any]) -> Tensor:
+    nr, dr = _smooth(params)
+    value: Tensor = 1 - (2 * (p * y).sum() + nr) / ((p * p).sum() + (y * y).sum() + dr)
+    return value
+
+
+def _sensitivity_specificity(p: Tensor, y: Tensor, params: dict[str, Any]) -> Tensor:
+    nr, dr = _smooth(params)
+    weight = float(params.get("sensitivity_weight", 0.05))
+    parts = []
+    for where in (y, 1 - y):
+        squared = (where * (p - y) ** 2).sum()
+        count = where.sum()
+        parts.append((squared + nr) / (count + dr) if float(count) > 0 else 0.0 * squared)
+    return weight * parts[0] + (1 - weight) * parts[1]
+
+
+def _matthews(p: Tensor, y: Tensor, params: dict[str, Any]) -> Tensor:
+    del params
+    tp, fp, fn = (p * y).sum(), (p * (1 - y)).sum(), ((1 - p) * y).sum()
+    tn = ((1 - p) * (1 - y)).sum()
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    if float(product.detach()) <= 0:
+        perfect = float(fp.detach()) == 0 and float(fn.detach()) == 0
+        return p.sum() * 0.0 + (0.0 if perfect else 1.0)
+    return torch.as_tensor(1 - (tp * tn - fp * fn) / product.sqrt())
+
+
+def _focal_tversky(tp: Tensor, fp: Tensor, fn: Tensor, params: dict[str, Any]) -> Tensor:
+    loss = _tversky(tp, fp, fn, params)
+    return torch.as_tensor(loss.clamp_min(1e-7) ** float(params.get("exponent", 0.75)))
+
+
+def _log_dice(tp: Tensor, fp: Tensor, fn: Tensor, params: dict[str, Any]) -> Tensor:
+    nr, dr = _smooth(params)
+    return -((2 * tp + nr) / (2 * tp + fp + fn + dr)).clamp_min(1e-7).log()
+
+
+def _log_cosh_dice(tp: Tensor, fp: Tensor, fn: Tensor, params: dict[str, Any]) -> Tensor:
+    return _dice(tp, fp, fn, params).cosh().log()
+
+
+def _generalized_dice(sample: Sample, params: dict[str, Any]) -> Tensor:
+    nr, dr = _smooth(params)
+    tp, fp, fn, _ = confusion(sample)
+    counted = _counted(sample, params)
+    volume = sample.target.sum(1)
+    power = {"square": 2, "simple": 1, "uniform": 0}[params.get("weighting", "square")]
+    raw = {c: 1.0 / float(volume[c]) ** power for c in counted if float(volume[c]) > 0}
+    largest = max(raw.values(), default=1.0)
+    given = params.get("class_weights") or [1.0] * len(tp)
+    top = bottom = torch.zeros((), dtype=torch.float64)
+    for c in counted:
+        weight = given[c] * raw.get(c, largest) / largest
+        top = top + 2 * weight * tp[c]
+        bottom = bottom + weight * (2 * tp[c] + fp[c] + fn[c])
+    return 1 - (top + nr) / (bottom + dr)
+
+
+def _weighted_cross_entropy(sample: Sample, params: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    if params.get("class_weights"):
+        return _cross_entropy(sample, params)
+    log_p, log_q = sample.log_probability
+    y, pixels = sample.target, sample.target.shape[1]
+    on = y.sum(1, keepdim=True)
+    rare = (pixels - on) / pixels
+    if sample.task == "multiclass":
+        return -(rare * y * log_p), rare * y
+    off_weight, on_weight = on / pixels, rare
+    if params.get("beta") is not None:
+        off_weight, on_weight = torch.ones_like(on), torch.full_like(on, params["beta"])
+    terms = -(on_weight * y * log_p + off_weight * (1 - y) * log_q)
+    return terms, on_weight * y + off_weight * (1 - y)
+
+
+def _balanced_cross_entropy(sample: Sample, params: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    weights = _channel_weights(sample, params)
+    terms, _ = _weighted_cross_entropy(sample, {})
+    return weights * terms, weights.expand_as(terms)
+
+
 def _pixel(
     term: Callable[[Sample, dict[str, Any]], tuple[Tensor, Tensor]],
 ) -> Callable[[Sample, dict[str, Any]], Tensor]:
@@ -102,7 +204,8 @@ def _pixel(
         channels = len(terms) if sample.task != "multiclass" else 1
         total: Tensor = (terms * sample.weight).sum() / channels
         if params.get("normalize") == "weights":
-            return total / ((applied * sample.weight).sum() / channels)
+            weight = (applied * sample.weight).sum() / channels
+            return total / weight if float(weight) else 0.0 * total
         return total / sample.logits.shape[1]
 
     return value
@@ -154,6 +257,16 @@ ORACLE: dict[str, Callable[[Sample, dict[str, Any]], Tensor]] = {
     "binary_cross_entropy": _pixel(_cross_entropy),
     "focal": _pixel(_focal),
     "dice_ce": _dice_ce,
+    "bce_dice": _dice_ce,
+    "dice_squared": _by_class(_dice_squared),
+    "sensitivity_specificity": _by_class(_sensitivity_specificity),
+    "matthews": _by_class(_matthews),
+    "focal_tversky": _region(_focal_tversky),
+    "log_dice": _region(_log_dice),
+    "log_cosh_dice": _region(_log_cosh_dice),
+    "generalized_dice": _generalized_dice,
+    "weighted_cross_entropy": _pixel(_weighted_cross_entropy),
+    "balanced_cross_entropy": _pixel(_balanced_cross_entropy),
 }
 
 

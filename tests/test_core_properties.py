@@ -48,6 +48,10 @@ OWN_VARIANTS: dict[str, list[dict[str, Any]]] = {
     "binary_cross_entropy": [{"pos_weight": 3.5}, {"label_smoothing": 0.2, "pos_weight": 0.5}],
     "focal": [{"gamma": 0.0}, {"gamma": 0.5}, {"gamma": 3.0}],
     "dice_ce": [{"ce_weight": 0.7, "dice_weight": 2.0}],
+    "bce_dice": [{"ce_weight": 0.7, "dice_weight": 2.0}],
+    "focal_tversky": [{"exponent": 1.5}, {"exponent": 1.0, "fp_weight": 1.0}],
+    "sensitivity_specificity": [{"sensitivity_weight": 0.5}],
+    "generalized_dice": [{"weighting": "simple"}, {"weighting": "uniform"}],
 }
 
 
@@ -56,6 +60,10 @@ def variants(name: str, channels: int, task: Task | str) -> list[dict[str, Any]]
     found = [*VARIANTS[family], *OWN_VARIANTS.get(name, [])]
     if channels > 1:
         found += WIDE_VARIANTS[family]
+    if name == "generalized_dice":
+        found = [params for params in found if "average" not in params]
+    if name == "weighted_cross_entropy" and task != "multiclass":
+        found.append({"beta": 2.5})
     if name == "focal":
         found.append({"alpha": [0.2, 0.5, 1.0, 0.1]} if task == "multiclass" else {"alpha": 0.25})
     return found
@@ -199,9 +207,8 @@ def test_good_masks_keep_their_digits(core: Core, name: str, task: Task) -> None
         noise = np.random.default_rng(6).normal(0, 0.5, on.shape)
         logits = (gap * (on - 0.5) + noise).astype(np.float32)
         inputs = {"logits": logits, "target": target}
-        params = {"smooth_nr": 0.0, "smooth_dr": 0.0} if name != "dice_ce" else {}
-        if LOSSES[name].family == "distribution":
-            params = {}
+        smooth = LOSSES[name].family == "region"
+        params = {"smooth_nr": 0.0, "smooth_dr": 0.0} if smooth else {}
         value, gradient = answer(core, name, params, inputs, task=task)
         want, want_gradient = expected(name, params, task=task, inputs=inputs)
         # The textbook formula in float64 is itself off by its rounding of 1, a few 1e-16.

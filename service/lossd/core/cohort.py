@@ -156,6 +156,7 @@ class Cohort:
             task=self._task,
             region=region_sums(self._region[rows], pixels),
             pixel=PixelSums(
+                count=self._label_counts(rows),
                 weight=pixel[:, v.WEIGHT],
                 cross_entropy=pixel[:, v.CROSS_ENTROPY],
                 focal=self._pixel[head.round][rows][:, v.FOCAL],
@@ -166,6 +167,13 @@ class Cohort:
         if head.uses[0].member.job.aggregate == "batch":
             sums = sums.aggregated()
         return head.call.loss.values(sums, head.call.options)
+
+    def _label_counts(self, rows: slice | Tensor) -> Tensor:
+        """Pixels of each label, `[B, G, L]`: of each class, or off and on of each channel."""
+        on = self._region.detach()[rows][:, v.TARGET]
+        if self._task == "multiclass":
+            return on[:, None]
+        return torch.stack([self._pixels[rows][:, None] - on, on], dim=-1)
 
     # -- derivatives -----------------------------------------------------------------------------
 

@@ -254,9 +254,7 @@ class Passes:
             counts.extend([piece.last_tile - piece.first_tile] * len(groups))
         return self._spread(packed, table, rows, counts).transpose(0, 1).contiguous()
 
-    def _spread(
-        self, packed: Packed, table: Tensor, rows: list[int], counts: list[int]
-    ) -> Tensor:
+    def _spread(self, packed: Packed, table: Tensor, rows: list[int], counts: list[int]) -> Tensor:
         missing = packed.out.shape[0] - packed.chunk.total
         # numpy, because torch wakes its worker threads for a repeat of any length
         index = np.repeat([*rows, rows[0]], [*counts, missing])

@@ -6,6 +6,7 @@ source. A decorator says of which kind it is:
 
 - `@region_loss`: sums per class `[B, C]` -> loss per class `[B, C]`. Which classes count and how
   they are averaged is common to all of them (`RegionOptions`).
+- `@pooled_loss`: the same sums and the classes' weights -> one loss `[B]`.
 - `@pixel_loss`: sums per label `[B, G, L]` -> terms per label, linear in the sums. Class weights
   and the normaliser are common to all of them (`PixelOptions`).
 - `@compound_loss`: a combination of losses that exist already.
@@ -55,8 +56,8 @@ class Options(BaseModel):
             yield "class_weights", message
 
 
-class RegionOptions(Options):
-    """Options of every loss over regions."""
+class ClassOptions(Options):
+    """Options of every loss over the regions of classes."""
 
     classes: Literal["present", "all"] | list[ClassId] | None = Field(
         None,
@@ -67,9 +68,6 @@ class RegionOptions(Options):
     include_background: bool = Field(
         default=True, description="False drops class 0 after the activation."
     )
-    average: Literal["macro", "micro"] = Field(
-        "macro", description="Average the classes' losses, or sum their statistics first."
-    )
     class_weights: list[NonNegative] | None = Field(
         None,
         description="One weight per channel for the average over classes, renormalised over the "
@@ -79,12 +77,24 @@ class RegionOptions(Options):
     def problems(self, task: Task, channels: int) -> Iterator[Problem]:
         """What is wrong with the options for a task and a number of channels."""
         yield from super().problems(task, channels)
-        if self.class_weights is not None and self.average == "micro":
-            yield "class_weights", "weighs a macro average; average is micro"
         if isinstance(self.classes, list) and (not self.classes or max(self.classes) >= channels):
             yield "classes", f"ids must lie in 0 … {channels - 1}, got {self.classes}"
         if not self.include_background and channels == 1:
             yield "include_background", "binary has one channel and no background to drop"
+
+
+class RegionOptions(ClassOptions):
+    """Options of a loss that is averaged over classes."""
+
+    average: Literal["macro", "micro"] = Field(
+        "macro", description="Average the classes' losses, or sum their statistics first."
+    )
+
+    def problems(self, task: Task, channels: int) -> Iterator[Problem]:
+        """What is wrong with the options for a task and a number of channels."""
+        yield from super().problems(task, channels)
+        if self.class_weights is not None and self.average == "micro":
+            yield "class_weights", "weighs a macro average; average is micro"
 
 
 class PixelOptions(Options):
@@ -184,10 +194,7 @@ class RegionLoss(Loss):
         if options.average == "micro":
             value = self.function(region.over_classes(counted), **own)[:, 0]
         else:
-            weights = torch.ones_like(per_class[0])
-            if options.class_weights is not None:
-                weights = weights.new_tensor(options.class_weights)
-            weights = torch.where(counted, weights, 0.0)
+            weights = _average_weights(counted, options)
             value = ratio(
                 class_sum(weights * torch.where(counted, per_class, 0.0)), class_sum(weights)
             )[:, 0]
@@ -199,15 +206,32 @@ class RegionLoss(Loss):
 
 
 @dataclass(frozen=True)
+class PooledLoss(Loss):
+    """A function of the sums of all classes at once, with a weight for each of them."""
+
+    returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "statistics")
+
+    def values(self, sums: Sums, options: Any) -> Values:
+        """The function of the sums and of the classes' weights, 0 where one does not count."""
+        weights = _average_weights(counted_classes(sums.region, sums.task, options), options)
+        value = self.function(sums.region, weights, **self.own_parameters(options))
+        return Values(value=torch.where(sums.region.pixels[:, 0] == 0, 0.0, value))
+
+
+@dataclass(frozen=True)
 class PixelLoss(Loss):
     """A sum of terms of single pixels, divided by their number or their weight."""
 
     returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "maps", "statistics")
+    label_weights: Callable[..., Tensor] | None = None
+    """Weights `[B, G, L]` that the loss gives its labels where the request names none."""
 
     def values(self, sums: Sums, options: Any) -> Values:
         """Mean over a sample's valid pixels, and over channels for binary and multilabel."""
         terms = self.function(sums.pixel, **self.own_parameters(options))
         weights = _label_weights(terms, sums.task, options.class_weights)
+        if options.class_weights is None and self.label_weights is not None:
+            weights = self.label_weights(sums.pixel, **self.own_parameters(options))
         total = class_sum((weights * terms).flatten(1))[:, 0] / terms.shape[1]
         normalizer = sums.pixels
         if options.normalize == "weights":
@@ -272,12 +296,20 @@ def region_loss(
     return _register(RegionLoss, RegionOptions, family="region", aliases=aliases, tasks=tasks)
 
 
+def pooled_loss(
+    *, aliases: tuple[str, ...] = (), tasks: tuple[Task, ...] = ALL_TASKS
+) -> Callable[[Function], Function]:
+    """Declares `function(sums: RegionSums, weights [B, C], *, …) -> [B]`."""
+    return _register(PooledLoss, ClassOptions, family="region", aliases=aliases, tasks=tasks)
+
+
 def pixel_loss(
     *,
     aliases: tuple[str, ...] = (),
     tasks: tuple[Task, ...] = ALL_TASKS,
     focusing: str | None = None,
     check: Check | None = None,
+    label_weights: Callable[..., Tensor] | None = None,
 ) -> Callable[[Function], Function]:
     """Declares `function(sums: PixelSums, *, …) -> [B, G, L]`, linear in the sums."""
     return _register(
@@ -288,6 +320,7 @@ def pixel_loss(
         tasks=tasks,
         focusing=focusing,
         check=check,
+        label_weights=label_weights,
     )
 
 
@@ -298,7 +331,7 @@ def compound_loss(
     return _register(CompoundLoss, RegionOptions, family="compound", aliases=aliases, tasks=tasks)
 
 
-def counted_classes(region: RegionSums, task: Task, options: RegionOptions) -> Tensor:
+def counted_classes(region: RegionSums, task: Task, options: ClassOptions) -> Tensor:
     """Which classes enter the average of each sample, `[B, C]` bool."""
     channels = region.target.shape[1]
     allowed = torch.ones(channels, dtype=torch.bool)
@@ -324,6 +357,7 @@ def _register(
     tasks: tuple[Task, ...],
     focusing: str | None = None,
     check: Check | None = None,
+    **more: Any,
 ) -> Callable[[Function], Function]:
     def register(function: Function) -> Function:
         name = function.__name__
@@ -336,6 +370,7 @@ def _register(
             tasks=tasks,
             focusing=focusing,
             check=check,
+            **more,
         )
         ALIASES.update(dict.fromkeys(aliases, name))
         return function
@@ -402,6 +437,14 @@ def _parameter_error(
     first = errors[0]
     field = ".".join(str(step) for step in first.loc[len(loc) + 1 :])
     return InvalidParameterError(f"{loss.name}.{field}: {first.message}", errors=errors)
+
+
+def _average_weights(counted: Tensor, options: ClassOptions) -> Tensor:
+    """Weights of the classes, `[B, C]` float64, 0 where one does not count."""
+    weights = torch.ones(counted.shape[1], dtype=torch.float64)
+    if options.class_weights is not None:
+        weights = weights.new_tensor(options.class_weights)
+    return torch.where(counted, weights, 0.0)
 
 
 def _label_weights(terms: Tensor, task: Task, class_weights: list[float] | None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lossd.losses.declare import SIGMOID_TASKS, Fraction, NonNegative, Problem, pixel_loss
-from lossd.losses.sums import PixelSums, Task
+from lossd.losses.sums import PixelSums, Task, class_sum, ratio
 
 
 @pixel_loss(aliases=("ce",))
@@ -71,6 +71,75 @@ def binary_cross_entropy(
     """
     terms = _smoothed(sums, label_smoothing)
     return terms * terms.new_tensor([1.0, pos_weight])
+
+
+def _inverse_frequency(sums: PixelSums, *, beta: float | None = None) -> Tensor:
+    """Share of the pixels that have another label; with `beta`, 1 off and `beta` on."""
+    if beta is not None:
+        return sums.count.new_tensor([1.0, beta]).expand_as(sums.count)
+    pixels = class_sum(sums.count)
+    return ratio(pixels - sums.count, pixels)
+
+
+def _beta_problems(options: Any, task: Task, channels: int) -> Iterator[Problem]:
+    del channels
+    if options.beta is not None and task == "multiclass":
+        yield "beta", "weighs the pixels that are on; multiclass has class_weights"
+
+
+@pixel_loss(label_weights=_inverse_frequency, check=_beta_problems)
+def weighted_cross_entropy(sums: PixelSums, *, beta: NonNegative | None = None) -> Tensor:
+    r"""Cross entropy in which rare labels weigh more.
+
+    Formula:
+        -\frac{1}{N}\sum_i w_{y_i} \ln p_{i,y_i}, \quad w_c = \frac{N - N_c}{N}
+
+    Args:
+        sums: sums per label, `[B, G, L]`.
+        beta: binary and multilabel: weight of pixels that are on, the others weigh 1. Null: the
+            weights of the formula, per sample (and channel).
+
+    Returns:
+        Terms per label, `[B, G, L]`, in nats; the value is at least 0. A sample of one label only
+        has weight 0 and costs 0.
+
+    Example:
+        >>> from lossd.losses.declare import find_loss
+        >>> find_loss("weighted_cross_entropy").family
+        'distribution'
+
+    References:
+        Jadon, "A survey of loss functions for semantic segmentation", 2020,
+        https://arxiv.org/abs/2006.14822
+    """
+    del beta  # it is a weight, see _inverse_frequency
+    return sums.cross_entropy
+
+
+@pixel_loss(tasks=SIGMOID_TASKS)
+def balanced_cross_entropy(sums: PixelSums) -> Tensor:
+    r"""Binary cross entropy in which both labels weigh the same in total.
+
+    Formula:
+        -\frac{1}{N}\sum_i \left[\beta\,y_i \ln p_i + (1-\beta)(1-y_i)\ln(1-p_i)\right],
+        \quad \beta = 1 - \frac{1}{N}\sum_i y_i
+
+    Args:
+        sums: sums per label (off, on) of each channel, `[B, G, 2]`.
+
+    Returns:
+        Terms per label, `[B, G, 2]`, in nats; the value is at least 0, and 0 where all pixels of
+        a sample have one label.
+
+    Example:
+        >>> from lossd.losses.declare import find_loss
+        >>> find_loss("balanced_cross_entropy").tasks
+        ('binary', 'multilabel')
+
+    References:
+        Xie and Tu, "Holistically-Nested Edge Detection", 2015, https://arxiv.org/abs/1504.06375
+    """
+    return sums.cross_entropy * _inverse_frequency(sums)
 
 
 def _alpha_problems(options: Any, task: Task, channels: int) -> Iterator[Problem]:

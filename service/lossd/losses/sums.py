@@ -26,6 +26,11 @@ class RegionSums:
     pixels: Tensor
 
     @property
+    def true_negative(self) -> Tensor:
+        """`Σ (1 - p)·(1 - y)`."""
+        return self.pixels - self.target - self.false_positive
+
+    @property
     def true_positive(self) -> Tensor:
         """`Σ p·y`, from the complement so that good masks keep their digits."""
         return self.target - self.false_negative
@@ -34,8 +39,8 @@ class RegionSums:
         """The same sums, `[B, 1]`, over the classes where `counted` `[B, C]` is true."""
         return RegionSums(
             *(
-                value if value is self.pixels else class_sum(torch.where(counted, value, 0.0))
-                for value in (getattr(self, field.name) for field in fields(self))
+                class_sum(torch.where(counted, getattr(self, field.name), 0.0))
+                for field in fields(self)
             )
         )
 
@@ -51,6 +56,8 @@ class PixelSums:
     Multiclass: one group, L = C labels. Binary and multilabel: a group per channel, labels off, on.
     """
 
+    count: Tensor
+    """`Σ y`, whatever the weight map."""
     weight: Tensor
     cross_entropy: Tensor
     focal: Tensor
