@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 import service_fixture
 from core_fixture import core as core  # noqa: PLC0414 - a fixture of every test
 from service_fixture import Process, Served
+
+# Log lines of services in this process go where pytest captures them.
+structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
 
 
 @pytest.fixture(scope="session")

@@ -86,10 +86,10 @@ class _Document(BaseModel):
 class LossChoice(_Document):
     """One loss of a request: which, with what parameters, how much it counts in `total`."""
 
-    name: str
+    name: Annotated[str, Field(max_length=64)]
     params: dict[str, Any] = Field(default_factory=dict)
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    label: str = ""
+    label: Annotated[str, Field(max_length=256)] = ""
     """Name of this row in the answer; the loss's name if empty."""
 
     @model_validator(mode="before")

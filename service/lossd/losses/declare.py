@@ -38,6 +38,9 @@ ClassId = Annotated[int, Field(ge=0)]
 Problem = tuple[str, str]
 """A parameter and what is wrong with it."""
 
+_SHOWN_CHARACTERS = 40
+"""How much of a wrong value an error repeats."""
+
 ALL_TASKS: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
 SIGMOID_TASKS: tuple[Task, ...] = ("binary", "multilabel")
 
@@ -426,15 +429,23 @@ def _parameter_error(
     loss: Loss, error: ValidationError, loc: Sequence[str | int]
 ) -> InvalidParameterError:
     known = ", ".join(loss.parameters.model_fields)
-    errors = []
+    messages: dict[tuple[str | int, ...], list[str]] = {}
     for entry in error.errors(include_url=False, include_context=False):
+        name, *inside = entry["loc"]
+        # A union reports each of its members under the member's name; only indices are places.
+        place = (name, *(step for step in inside if isinstance(step, int)))
         message = entry["msg"]
         if entry["type"] == "extra_forbidden":
             message = f"{loss.name} has no such parameter; it takes {known}"
         elif not isinstance(entry["input"], (list, dict)):
-            message += f", got {entry['input']!r}"
-        errors.append(FieldError((*loc, "params", *entry["loc"]), message))
-    first = errors[0]
+            message += f", got {repr(entry['input'])[:_SHOWN_CHARACTERS]}"
+        messages.setdefault(place, []).append(message)
+    errors = [
+        FieldError((*loc, "params", *place), "; or: ".join(texts))
+        for place, texts in messages.items()
+    ]
+    # The longest place is the most precise one.
+    first = max(errors, key=lambda entry: len(entry.loc))
     field = ".".join(str(step) for step in first.loc[len(loc) + 1 :])
     return InvalidParameterError(f"{loss.name}.{field}: {first.message}", errors=errors)
 
