@@ -94,6 +94,8 @@ def build_job(request: EvaluateRequest, inputs: Inputs, limits: RequestLimits) -
         LabelOutOfRangeError: a label that counts is not a class.
         UnknownLossError: there is no loss of a name.
     """
+    for choice in request.losses:
+        find_loss(choice.name)  # what does not exist is said before how its inputs are wrong
     several = len(inputs) > 1
     objects = [
         _read_object(entry, ("inputs", index) if several else ("inputs",), limits)
