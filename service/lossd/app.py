@@ -47,6 +47,7 @@ log = structlog.get_logger(__name__)
 _MAX_REQUEST_ID_LENGTH = 128
 _ROUTING_ERRORS: dict[int, type[LossdError]] = {404: NotFoundError, 405: MethodNotAllowedError}
 _CLIENT_GONE = 499
+_PROBES = ("/health/", "/metrics")
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
@@ -257,7 +258,9 @@ class _Account:
         metrics.REQUESTS.labels(route=route, status=str(self.status), code=code).inc()
         metrics.REQUEST_SECONDS.labels(route=route).observe(seconds)
         metrics.SENT_BYTES.inc(self._sent_bytes)
-        log.info(
+        # Probes come every few seconds for ever; their lines are for those who ask for them.
+        note = log.debug if scope["path"].startswith(_PROBES) else log.info
+        note(
             "request",
             method=scope["method"],
             path=scope["path"],

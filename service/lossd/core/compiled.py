@@ -132,9 +132,12 @@ def compile_kernels(
 
 def _compile(family: Family, dtype: torch.dtype, device: torch.device) -> Kernels:
     source = _SOURCE[family]
+    # Called from C++ a kernel lets go of Python's lock; called from Python it would hold up every
+    # other thread of the service while it runs.
+    options = {"cpp_wrapper": device.type == "cpu"}
     kernels = Kernels(
         *(
-            torch.compile(_own_code(function), dynamic=True, fullgraph=True)
+            torch.compile(_own_code(function), dynamic=True, fullgraph=True, options=options)
             for function in (source.statistics, source.gradient, source.value_map)
             if isinstance(function, FunctionType)
         )

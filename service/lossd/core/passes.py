@@ -221,20 +221,17 @@ class Passes:
             weight = space.view("weight", self._dtype, count, TILE_PIXELS)
             weight.fill_(1.0)
         for sample, piece in zip(members, chunk.pieces, strict=True):
-            tl.pack(self._here(sample.logits), piece, logits)
-            tl.pack(self._here(sample.target), piece, target, fill=tl.REMOVED)
+            tl.pack(sample.logits, piece, logits)
+            tl.pack(sample.target, piece, target, fill=tl.REMOVED)
             if sample.weight is not None:
                 groups = sample.weight.expand(sample.extent.groups, 1, -1)
-                tl.pack(self._here(groups), piece, weight.unsqueeze(1))
+                tl.pack(groups, piece, weight.unsqueeze(1))
         out = space.view("out", self._dtype, count, depth, TILE_PIXELS)
         if self._family == "sigmoid":
             logits, target, out = logits[:, 0], target[:, 0], out[:, 0]
         elif self._family == "softmax_labels":
             target = target[:, 0]
         return Packed(chunk, logits, target, weight, out)
-
-    def _here(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._workspace.device, non_blocking=True)
 
     def _per_tile(self, packed: Packed, values: Tensor) -> Tensor:
         """Rows of a table `[B, …]` of the batch's samples, one per tile of the chunk."""
@@ -268,7 +265,7 @@ class Passes:
         depth: int,
         take: Callable[[tl.Piece, Tensor], None],
     ) -> None:
-        tiles = values.view(-1, depth, TILE_PIXELS)
+        tiles = values.view(-1, depth, TILE_PIXELS).cpu()
         for piece in packed.chunk.pieces:
             take(piece, tiles)
 
