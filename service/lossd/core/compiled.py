@@ -134,7 +134,9 @@ def _compile(family: Family, dtype: torch.dtype, device: torch.device) -> Kernel
     source = _SOURCE[family]
     # Called from C++ a kernel lets go of Python's lock; called from Python it would hold up every
     # other thread of the service while it runs.
-    options = {"cpp_wrapper": device.type == "cpu"}
+    options: dict[str, str | int | bool | Callable[..., Any]] = {
+        "cpp_wrapper": device.type == "cpu"
+    }
     kernels = Kernels(
         *(
             torch.compile(_own_code(function), dynamic=True, fullgraph=True, options=options)
