@@ -1,7 +1,9 @@
 """The documentation names everything there is, and its examples run."""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,9 @@ def test_the_readmes_python_runs(service_url: str) -> None:
     assert done.stdout.splitlines()[1:] == ["(2, 4, 64, 64)", "(2, 64, 64)"]
 
 
+@pytest.mark.skipif(
+    shutil.which("curl") is None and "CI" not in os.environ, reason="curl is not installed"
+)
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_readmes_curl_runs(service_url: str, number: int) -> None:
     command = shlex.split(
