@@ -73,7 +73,7 @@ def wait_until_ready(
     """
     started_s = time.monotonic()
     noted_s = 0.0
-    text = "Starting the service; the first start compiles for a minute or two"
+    text = "Starting the service; the first start compiles for two or three minutes"
     console.print(f"{text}.")
     with Client(url, timeout_s=5.0) as client, console.status(text) as status:
         while not client.ready():
