@@ -8,8 +8,10 @@ A safetensors body is
     rest      the tensors' bytes, row-major little-endian, offsets counted from here
 
 and a tensor inside JSON is `{"dtype", "shape", "base64"}`. Request tensors carry the input's
-name (`logits`), answer tensors the names of `ANSWER_PREFIXES`; where a request holds several
-input objects, each name is preceded by the object's number: `0/logits`, `1/gradient/logits`.
+name (`logits`); answer tensors are `loss/<label>`, `total`, `gradient/<input>[/<label>]`,
+`gradient_scale/<input>[/<label>]`, `map/<label>`, `per_class/<label>` and `statistics/<name>`.
+Where a request holds several input objects, the names of inputs, gradients, scales and maps are
+preceded by the object's number: `0/logits`, `1/gradient/logits`.
 
 This module knows neither HTTP nor torch; service and client both import it, so that there is
 one format.
@@ -43,9 +45,6 @@ MULTIPART = "multipart/form-data"
 PROBLEM = "application/problem+json"
 
 REQUEST_ID_HEADER = "X-Request-ID"
-
-ANSWER_PREFIXES = ("loss", "total", "gradient", "gradient_scale", "map", "per_class", "statistics")
-"""First path element of the tensors of an answer, in the order they are written."""
 
 SAFETENSORS_CODES: dict[str, str] = {
     "bool": "BOOL",

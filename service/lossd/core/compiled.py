@@ -17,7 +17,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -62,6 +62,9 @@ _SOURCE: dict[Family, Kernels] = {
     ),
     "sigmoid": Kernels(sigmoid.statistics, sigmoid.gradient, sigmoid.value_map),
 }
+
+Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Logits, target, weight, gamma, and the coefficients of region and pixel sums."""
 
 KernelTable = dict[tuple[Family, torch.dtype], Kernels]
 
@@ -144,10 +147,11 @@ def _compile(family: Family, dtype: torch.dtype, device: torch.device) -> Kernel
             if isinstance(function, FunctionType)
         )
     )
-    run_kernels(kernels, example(family, dtype, device, _CANONICAL_TILES, _CANONICAL_CLASSES))
+    canonical = example(family, dtype, device, _CANONICAL_TILES, _CANONICAL_CLASSES)
+    run_kernels_first(kernels, canonical)
     for tiles, classes in _PROBES:
         with torch.compiler.set_stance("fail_on_recompile"):
-            run_kernels(kernels, example(family, dtype, device, tiles, classes), mark=False)
+            run_kernels(kernels, example(family, dtype, device, tiles, classes))
     return kernels
 
 
@@ -158,7 +162,7 @@ def _own_code(function: FunctionType) -> Callable[..., Any]:
 
 def example(
     family: Family, dtype: torch.dtype, device: torch.device, tiles: int, classes: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Arguments:
     """Arguments of the kernels for a given number of tiles and classes; the values are plain."""
 
     def full(*shape: int, value: float = 0.5) -> Tensor:
@@ -178,31 +182,35 @@ def example(
     return logits, label, weight, gamma, region, pixel
 
 
-def run_kernels(
-    kernels: Kernels,
-    arguments: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
-    *,
-    mark: bool = True,
-) -> None:
-    """Each pass once; with `mark`, tell the compiler which axes will vary."""
+def run_kernels(kernels: Kernels, arguments: Arguments) -> None:
+    """Each pass once."""
+    _run(kernels, arguments, torch.empty_like(arguments[0]))
+
+
+def run_kernels_first(kernels: Kernels, arguments: Arguments) -> None:
+    """Each pass once, telling the compiler which axes will vary: tiles and, if any, classes."""
     logits, target, weight, gamma, region, pixel = arguments
     out = torch.empty_like(logits)
-    if mark:
-        for tensor, axes in (
-            (logits, (0, 1) if logits.ndim > 2 else (0,)),  # noqa: PLR2004 - [K, C, T] or [R, T]
-            (target, (0, 1) if target.ndim > 2 else (0,)),  # noqa: PLR2004
-            (out, (0, 1) if out.ndim > 2 else (0,)),  # noqa: PLR2004
-            (weight, (0,)),
-            (gamma, (0,)),
-            (region, (1, 2) if logits.ndim > 2 else (1,)),  # noqa: PLR2004
-            (pixel, (1, 2) if logits.ndim > 2 else (1,)),  # noqa: PLR2004
-        ):
-            for axis in axes:
-                torch._dynamo.mark_dynamic(tensor, axis)  # noqa: SLF001 - its documented entry
+    for tensor in (logits, target, out):
+        _mark_dynamic(tensor, range(tensor.ndim - 1))  # all but the pixels of a tile
+    for tensor in (weight, gamma):
+        _mark_dynamic(tensor, (0,))
+    for tensor in (region, pixel):
+        _mark_dynamic(tensor, range(1, logits.ndim))
+    _run(kernels, arguments, out)
+
+
+def _run(kernels: Kernels, arguments: Arguments, out: Tensor) -> None:
+    logits, target, weight, gamma, region, pixel = arguments
     with torch.no_grad():
         kernels.statistics(logits, target, weight, gamma)
         kernels.gradient(logits, target, weight, gamma, region, pixel, out)
         kernels.value_map(logits, target, weight, gamma, pixel)
+
+
+def _mark_dynamic(tensor: Tensor, axes: Iterable[int]) -> None:
+    for axis in axes:
+        torch._dynamo.mark_dynamic(tensor, axis)  # noqa: SLF001 - its documented entry
 
 
 def _processor() -> str:
