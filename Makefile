@@ -7,7 +7,7 @@ PORT ?= 8000
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format serve bench loadtest client docs clean
+.PHONY: help setup demo test lint format serve bench loadtest client docs plots clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,8 +41,11 @@ serve: setup ## serve on HOST:PORT until interrupted
 client: setup ## write the client's loss classes from the service's registry
 	$(BIN)/python tools/generate_client_losses.py
 
-docs: setup ## write the tables of docs/ from the code
+docs: setup ## write the generated parts of README.md and docs/ from the code
 	$(BIN)/python tools/generate_docs.py
+
+plots: setup ## draw docs/plots, value and gradient of every loss or of LOSS=name
+	$(BIN)/python tools/plot_losses.py $(LOSS)
 
 bench: setup ## measure: tables on the screen, JSON in benchmarks/results
 	$(BIN)/python -m benchmarks

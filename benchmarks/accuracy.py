@@ -1,7 +1,8 @@
 """Float32 answers of every loss against the same job computed in float64.
 
 The inputs are converted to float64 exactly, so what is compared is the arithmetic alone. That the
-float64 formulas are right is shown by the tests, not here.
+float64 formulas are right is shown by the tests, not here. Losses that are no functions of sums are
+computed in float64 whatever is sent: what is left of their error is the rounding of the gradient.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ import numpy as np
 from benchmarks import jobs
 from benchmarks.engine import Core
 from benchmarks.report import Report, Row, Section, Target, environment
+from benchmarks.row_inputs import ROW_LOSSES, differentiable, inputs_of
 from lossd.core.job import Outcome
 from lossd.losses import LOSSES, Task
+from lossd.losses.declare import TileLoss
 from lossd_client.wire import NUMPY_DTYPES, Array
 
 _SHAPE, _LARGE_SHAPE, _QUICK_SHAPE = (3, 5, 96, 100), (1, 5, 512, 512), (2, 3, 60, 80)
 _GAPS = (4, 8, 12, 16, 20, 24, 28, 32)
-_EXTREME = 1e4
+_EXTREME, _DENORMAL_GAP = 1e4, 92.0  # e^-92 is 1e-40, below the smallest normal float32
+_LARGEST_SIDE = 16384
 _VALUE_RELATIVE, _VALUE_ABSOLUTE, _GRADIENT_RELATIVE = 2e-6, 1e-9, 1e-5
+_MOST_LOGITS_OF_SAMPLE_LOSSES = 200_000
+_ON_SHARE = 0.3
 _SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
 
@@ -51,14 +57,20 @@ def run(core: Core, *, quick: bool) -> Report:
         for loss, errors in _errors(core, case).items():
             where = f"{case.name}, {case.task} ({case.target}; C = {case.logits.shape[1]})"
             by_loss.setdefault(loss, {})[where] = errors
+    for loss in ROW_LOSSES:
+        for dtype in ("float32", "float16", "bfloat16"):
+            where = f"random {dtype}, {ROW_LOSSES[loss].kind}"
+            by_loss.setdefault(loss, {})[where] = _row_errors(core, loss, dtype)
     rows = [_worst(loss, found) for loss, found in sorted(by_loss.items())]
-    value = max(float(row["value_error"] or 0) for row in rows)
+    largest = [] if quick else list(_largest_mask(core))
+    value = max(float(row["value_error"] or 0) for row in [*rows, *largest])
     gradient = max(float(row["gradient_error"] or 0) for row in rows)
     return Report(
         name="accuracy",
         sections=[
             Section("worst errors of each loss, as multiples of what is allowed", rows),
             Section("worst errors of each kind of input, over losses and tasks", _by_kind(by_loss)),
+            *([Section(f"a binary mask of {_LARGEST_SIDE}²", largest)] if largest else []),
         ],
         targets=[
             Target(
@@ -115,6 +127,8 @@ def _cases_of(shape: jobs.Shape, task: Task, target: str) -> Iterator[Case]:
     for gap in _GAPS:
         yield case(f"good mask, gap {gap}", np.float32(gap) * sign)
     yield case("good mask, gap 16, noise", np.float32(16.0) * sign + noise)
+    yield case("good mask, denormal probabilities", np.float32(_DENORMAL_GAP) * sign)
+    yield case("random sign, denormal probabilities", np.float32(_DENORMAL_GAP) * np.sign(noise))
     yield case("right by 1e4", np.float32(_EXTREME) * sign)
     yield case("random sign of 1e4", np.float32(_EXTREME) * np.sign(noise))
 
@@ -131,7 +145,7 @@ def _truth(
         if target == "labels":
             return labels.astype(np.uint8), own
         return (0.9 * own + 0.1 / shape[1]).astype(np.float32), own
-    on = generator.random(shape) < 0.3  # noqa: PLR2004 - a share of pixels that are on
+    on = generator.random(shape) < _ON_SHARE
     sign = np.where(on, 1.0, -1.0).astype(np.float32)
     if target == "soft masks":
         return np.where(on, 0.9, 0.05).astype(np.float32), sign
@@ -139,7 +153,12 @@ def _truth(
 
 
 def _errors(core: Core, case: Case) -> dict[str, Errors]:
-    names = [name for name, loss in LOSSES.items() if case.task in loss.tasks]
+    small = case.logits.size <= _MOST_LOGITS_OF_SAMPLE_LOSSES
+    names = [
+        name
+        for name, loss in LOSSES.items()
+        if case.task in loss.tasks and (small or isinstance(loss, TileLoss))
+    ]
     single, double = (
         core.evaluate(
             jobs.job(
@@ -149,9 +168,48 @@ def _errors(core: Core, case: Case) -> dict[str, Errors]:
         for logits in (case.logits, case.logits.astype(np.float64))
     )
     return {
-        name: Errors(_value_error(single, double, name), _gradient_error(single, double, name))
+        name: Errors(
+            _value_error(single, double, name), _gradient_error(single, double, f"logits/{name}")
+        )
         for name in names
     }
+
+
+def _row_errors(core: Core, name: str, dtype: str) -> Errors:
+    """Errors of a loss without pixels, over all of its gradients."""
+    wanted = differentiable(name)
+    given = {
+        key: array.astype(NUMPY_DTYPES[dtype]) if key in wanted else array
+        for key, array in inputs_of(name, seed=7).items()
+    }
+    exact = {
+        key: array.astype(np.float64) if key in wanted else array for key, array in given.items()
+    }
+    single, double = (
+        core.evaluate(jobs.job([inputs], [name], gradient="total"))[0] for inputs in (given, exact)
+    )
+    gradients = [_gradient_error(single, double, key) for key in wanted]
+    return Errors(_value_error(single, double, name), max(gradients))
+
+
+def _largest_mask(core: Core) -> Iterator[Row]:
+    """Values of a mask of 2^28 pixels that repeats one row, against those of the row."""
+    generator = np.random.default_rng(11)
+    row = generator.standard_normal(_LARGEST_SIDE).astype(np.float16) * np.float16(2.0)
+    labels = (generator.random(_LARGEST_SIDE) < _ON_SHARE).astype(np.uint8)
+    names = ["bce", "dice", "jaccard", "focal", "matthews"]
+
+    def values(logits: Array, target: Array) -> Outcome:
+        inputs = {"logits": logits[None, None], "target": target[None]}
+        return core.evaluate(jobs.job([inputs], names, task="binary"))[0]
+
+    small = values(row.astype(np.float64), labels)
+    large = values(np.tile(row, (_LARGEST_SIDE, 1)), np.tile(labels, (_LARGEST_SIDE, 1)))
+    for name in names:
+        truth, found = (float(one.tensors[f"loss/{name}"][0]) for one in (small, large))
+        error = abs(found - truth) / (_VALUE_RELATIVE * abs(truth) + _VALUE_ABSOLUTE)
+        # Smoothing of 1e-5 pixels in a row is nothing in the mask: a few 1e-9 of the value.
+        yield {"loss": name, "value": found, "of_one_row": truth, "value_error": error}
 
 
 def _value_error(single: Outcome, double: Outcome, name: str) -> float:
@@ -160,10 +218,10 @@ def _value_error(single: Outcome, double: Outcome, name: str) -> float:
     return _finite_max(error / (_VALUE_RELATIVE * np.abs(truth) + _VALUE_ABSOLUTE))
 
 
-def _gradient_error(single: Outcome, double: Outcome, name: str) -> float:
-    truth = double.tensors[f"gradient/logits/{name}"]
+def _gradient_error(single: Outcome, double: Outcome, key: str) -> float:
+    truth = double.tensors[f"gradient/{key}"]
     truth = truth.reshape(len(truth), -1)
-    found = single.tensors[f"gradient/logits/{name}"].reshape(truth.shape).astype(np.float64)
+    found = single.tensors[f"gradient/{key}"].reshape(truth.shape).astype(np.float64)
     largest = np.abs(truth).max(1)
     allowed = np.maximum(_GRADIENT_RELATIVE * largest, _SMALLEST_NORMAL)
     return _finite_max(np.abs(found - truth).max(1) / allowed)

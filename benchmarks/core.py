@@ -14,7 +14,7 @@ from benchmarks.eager_losses import separately, together
 from benchmarks.engine import Core
 from benchmarks.report import Report, Row, Section, Target, environment
 from benchmarks.timing import Timings, in_turns
-from lossd.core.job import TORCH_DTYPES, Job
+from lossd.core.job import TORCH_DTYPES, AnyJob
 from lossd_client.wire import GradientDtype
 
 SHAPES: tuple[jobs.Shape, ...] = (
@@ -109,7 +109,7 @@ def _figures(timings: Timings, shape: jobs.Shape, dtype: str) -> Row:
 
 
 def _check_agreement(
-    core: Core, ten: Job, logits: torch.Tensor, label: torch.Tensor, names: Sequence[str]
+    core: Core, ten: AnyJob, logits: torch.Tensor, label: torch.Tensor, names: Sequence[str]
 ) -> None:
     """Raises if the two sides of the comparison do not compute the same thing."""
     (outcome,) = core.evaluate(ten)

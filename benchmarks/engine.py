@@ -11,7 +11,7 @@ from pydantic_settings import CliApp
 
 from lossd.core import compiled
 from lossd.core.evaluation import evaluate
-from lossd.core.job import Job, Outcome
+from lossd.core.job import AnyJob, Outcome
 from lossd.core.passes import Workspace
 from lossd.engine import choose_device
 from lossd.settings import Settings
@@ -29,7 +29,7 @@ class Core:
     table: compiled.KernelTable
     workspace: Workspace
 
-    def evaluate(self, *jobs: Job) -> list[Outcome]:
+    def evaluate(self, *jobs: AnyJob) -> list[Outcome]:
         """Outcomes of jobs computed in one batch.
 
         Raises:
@@ -37,7 +37,7 @@ class Core:
         """
         return self.evaluate_with(self.table, jobs)
 
-    def evaluate_with(self, table: compiled.KernelTable, jobs: Sequence[Job]) -> list[Outcome]:
+    def evaluate_with(self, table: compiled.KernelTable, jobs: Sequence[AnyJob]) -> list[Outcome]:
         """The same with other kernels."""
         outcomes: list[Outcome] = []
         for outcome in evaluate(jobs, table, self.workspace):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lossd.core.job import Job
+from lossd.core.job import AnyJob
 from lossd.losses import LOSSES
 from lossd.protocols.admission import RequestLimits, build_job, read_request
 from lossd_client.wire import Array
@@ -51,7 +51,7 @@ def random_inputs(shape: Shape, *, seed: int, dtype: str = "float32") -> dict[st
     return {"logits": logits.astype(dtype), "target": labels}
 
 
-def job(inputs: Sequence[Mapping[str, Array]], losses: Sequence[Any], **fields: Any) -> Job:
+def job(inputs: Sequence[Mapping[str, Array]], losses: Sequence[Any], **fields: Any) -> AnyJob:
     """Job of a request for these losses; `fields` are the request's other fields."""
     request = read_request({"losses": list(losses), **fields})
     return build_job(request, [dict(entry) for entry in inputs], _LIMITS)

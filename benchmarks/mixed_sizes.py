@@ -10,7 +10,7 @@ from benchmarks import jobs
 from benchmarks.engine import Core
 from benchmarks.report import Report, Row, Section, Target, environment
 from benchmarks.timing import in_turns
-from lossd.core.job import Job
+from lossd.core.job import AnyJob
 
 # 16 sizes with 16 · 256² pixels in all, as unlike as a set of photographs and crops.
 _SIZES = (
@@ -88,6 +88,6 @@ def _row(core: Core, classes: int, losses: Sequence[str], budget_s: float) -> Ro
     }
 
 
-def _job(classes: int, height: int, width: int, seed: int, losses: Sequence[str]) -> Job:
+def _job(classes: int, height: int, width: int, seed: int, losses: Sequence[str]) -> AnyJob:
     inputs = jobs.random_inputs((1, classes, height, width), seed=seed)
     return jobs.job([inputs], losses, gradient="total")

@@ -21,7 +21,7 @@ from benchmarks.core import SHAPES
 from benchmarks.engine import Core
 from benchmarks.report import Report, Row, Section, environment
 from lossd.core import answer, cohort, compiled, passes, tiles
-from lossd.core.job import Job
+from lossd.core.job import AnyJob
 from lossd_client.wire import GradientDtype
 
 # stage, owner and name of each function that belongs to it
@@ -137,7 +137,7 @@ def _row(core: Core, shape: jobs.Shape, dtype: GradientDtype, runs: int) -> Row:
     return row
 
 
-def _once(core: Core, job: Job) -> dict[str, float]:
+def _once(core: Core, job: AnyJob) -> dict[str, float]:
     stopwatch = Stopwatch()
     table = stopwatch.kernels(core.table, core.wait)
     with stopwatch.attached():

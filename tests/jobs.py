@@ -9,7 +9,7 @@ import torch
 
 from lossd.core.compiled import KernelTable
 from lossd.core.evaluation import evaluate
-from lossd.core.job import Job, Outcome
+from lossd.core.job import AnyJob, Outcome
 from lossd.core.passes import Workspace
 from lossd.protocols.admission import RequestLimits, build_job, read_request
 from lossd_client.errors import LossdError
@@ -18,7 +18,9 @@ from lossd_client.wire import Array
 LIMITS = RequestLimits(samples=4096, classes=1024)
 
 
-def make_job(losses: Any, inputs: dict[str, Array] | list[dict[str, Array]], **fields: Any) -> Job:
+def make_job(
+    losses: Any, inputs: dict[str, Array] | list[dict[str, Array]], **fields: Any
+) -> AnyJob:
     """A job from a request's fields and arrays."""
     document = {"losses": losses if isinstance(losses, list) else [losses], **fields}
     return build_job(
@@ -33,10 +35,10 @@ class Core:
     table: KernelTable
     workspace: Workspace
 
-    def run(self, jobs: Sequence[Job]) -> list[Outcome | LossdError]:
+    def run(self, jobs: Sequence[AnyJob]) -> list[Outcome | LossdError]:
         return evaluate(jobs, self.table, self.workspace)
 
-    def tensors(self, job: Job) -> dict[str, Array]:
+    def tensors(self, job: AnyJob) -> dict[str, Array]:
         (outcome,) = self.run([job])
         if isinstance(outcome, LossdError):
             raise outcome

@@ -6,7 +6,7 @@ import pytest
 from jobs import Core, case, make_job
 from lossd.core.job import Outcome
 from lossd_client.wire import NUMPY_DTYPES, Array
-from oracle import expected
+from oracles.expected import expected
 
 ROWS = [
     {"name": "dice", "weight": 2.0},

@@ -8,39 +8,109 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from generate_client_losses import TARGET, source
 from generate_docs import PAGES, written
 from lossd.losses import LOSSES
-from lossd.losses.declare import docstring_arguments, docstring_section
+from lossd.losses.docstring import docstring_arguments, docstring_section
 from lossd.settings import Settings
 from lossd_client.errors import ERRORS
+from sweeps import computed, figure
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LOSSES_PAGE = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+SECTIONS = ("Formula", "Use", "Args", "Returns", "Traps", "Example", "References")
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
-def test_every_loss_has_its_row_and_says_what_it_is(name: str) -> None:
+def test_every_loss_says_what_it_is(name: str) -> None:
     loss = LOSSES[name]
-    assert f"| `{name}`" in README
-    for alias in loss.aliases:
-        assert f"`{alias}`" in README
-    for section in ("Formula", "Args", "Returns", "Example", "References"):
+    for section in SECTIONS:
         assert docstring_section(loss.function, section), section
     assert "http" in docstring_section(loss.function, "References")
+    assert docstring_section(loss.function, "Traps").startswith("- ")
     described = {key: field.description for key, field in loss.parameters.model_fields.items()}
     assert all(described.values()), described
     assert set(loss.own_parameters(loss.parameters())) <= set(docstring_arguments(loss.function))
 
 
-def test_generated_tables_are_up_to_date() -> None:
-    for name, table in PAGES.items():
-        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-        assert text == written(text, table()), "run make docs"
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_every_loss_has_its_row_its_chapter_and_its_plot(name: str) -> None:
+    assert f"[`{name}`](docs/losses.md#{name})" in README
+    assert f"\n### `{name}`\n" in LOSSES_PAGE
+    for alias in LOSSES[name].aliases:
+        assert f"`{alias}`" in README
+        assert f"`{alias}`" in LOSSES_PAGE
+    plot = (ROOT / "docs" / "plots" / f"{name}.svg").read_text(encoding="utf-8")
+    assert f"(plots/{name}.svg)" in LOSSES_PAGE
+    drawn = figure(name)
+    texts = [drawn.axis, *([one.label for one in drawn.sweeps] if len(drawn.sweeps) > 1 else [])]
+    for text in [name, f"d value / d {drawn.slope}", *texts]:
+        assert f">{text}<" in plot, "run make plots"
+
+
+def test_no_plot_is_left_of_a_loss_that_is_gone() -> None:
+    assert {path.stem for path in (ROOT / "docs" / "plots").iterdir()} == set(LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("dice", 1e-3),
+        ("focal", 1e-2),
+        ("kl_divergence", 1e-2),
+        ("distance_map_cross_entropy", 1e-2),
+        ("soft_cldice", 0.3),  # the derivative jumps from pixel to pixel
+        ("l2", 1e-6),
+        ("giou", 2e-2),
+        ("contrastive", 2e-2),
+        ("triplet", 2e-2),
+        ("center", 1e-6),
+        ("spatial_embedding", 2e-2),
+        ("distribution_focal", 1e-2),
+        ("softmax_l2", 1e-3),
+    ],
+)
+def test_a_plotted_gradient_is_the_slope_of_the_plotted_value(name: str, tolerance: float) -> None:
+    drawn = figure(name)
+    x = drawn.positions
+    logit_per_position = 1.0 / (x * (1.0 - x)) if "logit" in drawn.slope else np.ones_like(x)
+    for sweep in drawn.sweeps:
+        values, slopes = computed(name, sweep)
+        assert len(values) == len(slopes) == len(x)
+        found = np.gradient(values, x, edge_order=2)
+        error = np.abs(found / logit_per_position - slopes)[2:-2]
+        # Kinks that fall between two positions are where the two may differ.
+        assert np.quantile(error, 0.95) <= tolerance * np.abs(slopes).max(), sweep.label
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_a_formula_uses_nothing_that_github_refuses(name: str) -> None:
+    formula = docstring_section(LOSSES[name].function, "Formula")
+    assert not re.search(r"\\(operatorname|def|newcommand|require|href|class|style)\b", formula)
+    assert "$" not in formula
+    assert formula.count("{") == formula.count("}")
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    for name, generated in PAGES.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert text == written(text, generated()), f"{name}: run make docs"
     assert all(error.title() for error in ERRORS.values())
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_anchors_lead_to_headings() -> None:
+    headings = re.findall(r"^#+ (.*)$", LOSSES_PAGE, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+    assert len(anchors) == len(headings)
+    targets = re.findall(r"\]\(#([^)]+)\)", LOSSES_PAGE)
+    targets += re.findall(r"\]\(docs/losses\.md#([^)]+)\)", README)
+    assert len(targets) > 2 * len(LOSSES)
+    assert set(targets) <= anchors
 
 
 def test_the_clients_losses_are_those_of_the_service() -> None:

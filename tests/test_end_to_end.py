@@ -8,7 +8,7 @@ import pytest
 
 from jobs import case
 from lossd_client import AsyncClient, Client, errors, losses
-from oracle import expected
+from oracles.expected import expected
 
 DICE_AND_FRIENDS: list[str | losses.Loss] = [
     losses.Dice(),

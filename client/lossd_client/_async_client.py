@@ -41,7 +41,7 @@ from lossd_client._stream import (
 )
 from lossd_client._tensors import TensorLike
 from lossd_client._url import checked_url
-from lossd_client.wire import Aggregate, Gradient, GradientDtype, Task
+from lossd_client.wire import Aggregate, Gradient, GradientDtype, Preset, Task
 
 _Item = TypeVar("_Item")
 
@@ -107,6 +107,7 @@ class AsyncClient:
         target: TensorLike | None = None,
         mask: TensorLike | None = None,
         weight_map: TensorLike | None = None,
+        probabilities: TensorLike | None = None,
         task: Task | None = None,
         ignore_index: int | None = None,
         gradient: Gradient = "none",
@@ -115,6 +116,8 @@ class AsyncClient:
         per_class: bool = False,
         statistics: bool = False,
         aggregate: Aggregate = "sample",
+        spacing: Sequence[float] | None = None,
+        preset: Preset | None = None,
         timeout_ms: float | None = None,
         request_id: str | None = None,
         inputs: Sequence[InputObject] | None = None,
@@ -131,6 +134,7 @@ class AsyncClient:
                 "target": target,
                 "mask": mask,
                 "weight_map": weight_map,
+                "probabilities": probabilities,
                 **tensors,
             },
             inputs=inputs,
@@ -143,6 +147,8 @@ class AsyncClient:
                 "per_class": per_class,
                 "statistics": statistics,
                 "aggregate": aggregate,
+                "spacing": spacing,
+                "preset": preset,
                 "timeout_ms": timeout_ms,
             },
             request_id=request_id,

@@ -36,7 +36,7 @@ from lossd_client._stream import (
 )
 from lossd_client._tensors import TensorLike
 from lossd_client._url import checked_url
-from lossd_client.wire import Aggregate, Gradient, GradientDtype, Task
+from lossd_client.wire import Aggregate, Gradient, GradientDtype, Preset, Task
 
 
 class Client:
@@ -101,6 +101,7 @@ class Client:
         target: TensorLike | None = None,
         mask: TensorLike | None = None,
         weight_map: TensorLike | None = None,
+        probabilities: TensorLike | None = None,
         task: Task | None = None,
         ignore_index: int | None = None,
         gradient: Gradient = "none",
@@ -109,6 +110,8 @@ class Client:
         per_class: bool = False,
         statistics: bool = False,
         aggregate: Aggregate = "sample",
+        spacing: Sequence[float] | None = None,
+        preset: Preset | None = None,
         timeout_ms: float | None = None,
         request_id: str | None = None,
         inputs: Sequence[InputObject] | None = None,
@@ -127,6 +130,8 @@ class Client:
             target: `[B, *S]` integer labels, or `[B, C, *S]` in [0, 1].
             mask: `[B, *S]`; 0 removes the pixel.
             weight_map: `[B, *S]`; factor of each pixel in pixelwise losses.
+            probabilities: `[B, C, *S]` in [0, 1], in place of `logits`; the gradient is then with
+                respect to them.
             task: `binary`, `multiclass` or `multilabel`; the service decides by shape if None.
             ignore_index: label that removes a pixel from every sum and mean.
             gradient: `none`, of the weighted `total`, or of `each` loss.
@@ -136,6 +141,9 @@ class Client:
             per_class: also the value of every class.
             statistics: also true and false positives and negatives of every class.
             aggregate: `sample`, or `batch` to sum region statistics over the request.
+            spacing: physical size of a pixel along each of `*S`, for distances; ones if None.
+            preset: library whose conventions hold where a loss is given no parameter; the
+                result's `preset` says what was filled.
             timeout_ms: deadline on the service, in milliseconds; the service's own if None.
             request_id: id for the service's log; the service makes one if None.
             inputs: several input objects (images of different sizes) instead of tensors by
@@ -169,6 +177,7 @@ class Client:
                 "target": target,
                 "mask": mask,
                 "weight_map": weight_map,
+                "probabilities": probabilities,
                 **tensors,
             },
             inputs=inputs,
@@ -181,6 +190,8 @@ class Client:
                 "per_class": per_class,
                 "statistics": statistics,
                 "aggregate": aggregate,
+                "spacing": spacing,
+                "preset": preset,
                 "timeout_ms": timeout_ms,
             },
             request_id=request_id,

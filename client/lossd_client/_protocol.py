@@ -322,6 +322,7 @@ def _result(
         per_class={name: array.copy() for name, array in _below(tensors, "per_class").items()},
         statistics={name: array.copy() for name, array in _below(tensors, "statistics").items()},
         warnings=tuple(answer.warnings),
+        preset=answer.preset,
         timing_ms=answer.timing_ms,
         batch=answer.batch,
         device=answer.device,

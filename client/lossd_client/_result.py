@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lossd_client.wire import Array, BatchInfo, Timing
+from lossd_client.wire import Array, BatchInfo, FilledPreset, Timing
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,6 +27,7 @@ class Result:
         per_class: value of every class by label, `[B, C]`; NaN where a class does not count.
         statistics: `soft_tp`, `hard_fn`, `pixels`, … of every class, `[B, C]`.
         warnings: what the service found odd about the request, one sentence each.
+        preset: what the request's preset filled in; None where there was none.
         timing_ms: where the time went on the service, in milliseconds.
         batch: with how many samples and requests this one was computed.
         device: device that computed it.
@@ -42,6 +43,7 @@ class Result:
     per_class: Mapping[str, Array]
     statistics: Mapping[str, Array]
     warnings: tuple[str, ...]
+    preset: FilledPreset | None
     timing_ms: Timing
     batch: BatchInfo
     device: str

@@ -76,6 +76,10 @@ Gradient = Literal["none", "total", "each"]
 GradientDtype = Literal["float16", "bfloat16", "float32", "float64"]
 Task = Literal["binary", "multiclass", "multilabel"]
 Aggregate = Literal["sample", "batch"]
+Preset = Literal["monai", "smp", "nnunet", "torch"]
+
+
+PixelSize = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
 
 class _Document(BaseModel):
@@ -114,6 +118,10 @@ class EvaluateRequest(_Document):
     per_class: bool = False
     statistics: bool = False
     aggregate: Aggregate = "sample"
+    spacing: Annotated[list[PixelSize], Field(min_length=1, max_length=3)] | None = None
+    """Physical size of a pixel along each spatial axis, for distances."""
+    preset: Preset | None = None
+    """Library whose conventions hold where no parameter is given."""
     timeout_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
@@ -144,6 +152,18 @@ class BatchInfo(_Document):
     requests: int
 
 
+class FilledPreset(BaseModel):
+    """What a preset filled in where the request gave no parameter."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    filled: dict[str, dict[str, Any]]
+    """Parameters by label of the loss."""
+    aggregate: str | None = None
+    """The aggregate that the preset chose; None where it left it."""
+
+
 class AnswerDocument(BaseModel):
     """Everything an answer says besides its tensors."""
 
@@ -151,6 +171,7 @@ class AnswerDocument(BaseModel):
 
     mean: dict[str, float | None]
     warnings: list[str]
+    preset: FilledPreset | None = None
     timing_ms: Timing
     batch: BatchInfo
     device: str

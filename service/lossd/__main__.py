@@ -12,7 +12,6 @@ from types import FrameType
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 from rich.console import Console
-from rich.table import Table
 
 from lossd import __version__
 from lossd.settings import Settings
@@ -100,34 +99,19 @@ def _warmup(settings: Settings) -> int:
 
 
 def _losses(name: str | None) -> int:
-    from lossd.catalogue import catalogue, describe  # noqa: PLC0415 - as in _serve
+    from lossd.catalogue import describe  # noqa: PLC0415 - as in _serve
+    from lossd.listing import print_loss, print_losses  # noqa: PLC0415
     from lossd_client.errors import UnknownLossError  # noqa: PLC0415
 
     console = Console()
     if name is None:
-        table = Table("loss", "aliases", "family", "tasks", "what it is", box=None)
-        for entry in catalogue():
-            table.add_row(
-                entry["name"],
-                ", ".join(entry["aliases"]),
-                entry["family"],
-                ", ".join(entry["tasks"]),
-                entry["summary"],
-            )
-        console.print(table)
+        print_losses(console)
         return 0
     try:
-        entry = describe(name)
+        print_loss(console, describe(name))
     except UnknownLossError as error:
         sys.stderr.write(f"lossd: {error}\n")
         return 1
-    console.print(f"[bold]{entry['name']}[/bold]  {entry['summary']}\n\n  {entry['formula']}\n")
-    table = Table("parameter", "default", "what it does", box=None)
-    for key, schema in entry["parameters"]["properties"].items():
-        default = schema.get("default")
-        table.add_row(key, "null" if default is None else str(default), schema.get("description"))
-    console.print(table)
-    console.print(f"\n{entry['reference']['text']}\n{entry['reference']['url']}")
     return 0
 
 

@@ -24,14 +24,14 @@ from lossd.batching import Batch, Batcher, Depth, Limits, Ticket
 from lossd.core import compiled
 from lossd.core.canary import canary_job, check_canary
 from lossd.core.evaluation import evaluate
-from lossd.core.job import Job, Outcome
+from lossd.core.job import AnyJob, Outcome
 from lossd.core.passes import Workspace
 from lossd.settings import Settings
 from lossd_client.errors import InternalError, LossdError, NotReadyError
 
 State = Literal["starting", "compiling", "ready", "draining", "stopped", "failed"]
 
-NUMERICS = "1"
+NUMERICS = "2"
 """Counted up whenever the bits of an answer change for another reason than a new torch."""
 
 CANARY_EVERY_S = 10.0
@@ -51,7 +51,7 @@ class Completed:
     batch_requests: int
 
 
-EngineTicket = Ticket[Job, Completed]
+EngineTicket = Ticket[AnyJob, Completed]
 
 
 class Engine:
@@ -63,7 +63,7 @@ class Engine:
         self.mode: compiled.Mode = compiled.choose_mode(self.device)
         if settings.kernels != "auto":
             self.mode = settings.kernels
-        self._batcher: Batcher[Job, Completed] = Batcher(
+        self._batcher: Batcher[AnyJob, Completed] = Batcher(
             Limits(
                 batch_samples=settings.max_batch_samples,
                 batch_bytes=settings.max_batch_mib << 20,
@@ -96,7 +96,7 @@ class Engine:
         """Starts the thread; jobs are refused until it is ready."""
         self._thread.start()
 
-    def submit(self, job: Job, *, timeout_s: float) -> EngineTicket:
+    def submit(self, job: AnyJob, *, timeout_s: float) -> EngineTicket:
         """Accepts a job.
 
         Raises:
@@ -200,7 +200,7 @@ class Engine:
         self._busy_since_s = None
         self._last_run_s = time.monotonic()
 
-    def _compute(self, batch: Batch[Job, Completed]) -> None:
+    def _compute(self, batch: Batch[AnyJob, Completed]) -> None:
         self._busy_since_s = time.monotonic()
         metrics.BATCHES.labels(reason=batch.reason).inc()
         metrics.BATCH_SAMPLES.observe(batch.samples)

@@ -13,7 +13,7 @@ import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
 
 from lossd import metrics
-from lossd.core.job import Job
+from lossd.core.job import AnyJob
 from lossd.engine import Completed, Engine
 from lossd.protocols.admission import RequestLimits, build_job, read_request
 from lossd.protocols.answers import Arrays, Encoding, media_type, write_json, write_safetensors
@@ -110,7 +110,7 @@ async def answer_evaluation(
     stages.mark("read")
     completed = await _compute(request, engine, job, _left_s(evaluation, settings, stages))
     stages.split("engine", queue=completed.queue_s, compute=completed.compute_s)
-    document = _document(completed, stages, engine, request_id)
+    document = _document(job, completed, stages, engine, request_id)
     tensors = completed.outcome.tensors
 
     def write() -> list[bytes | memoryview]:
@@ -154,11 +154,11 @@ async def receive_body(request: Request, settings: Settings) -> bytearray:
 
 async def _read(
     body: bytearray, kind: str, content_type: str, settings: Settings
-) -> tuple[EvaluateRequest, Job]:
+) -> tuple[EvaluateRequest, AnyJob]:
     """Request and job of a body: here if that is quick, in a thread if it may not be."""
     limit_bytes = settings.max_body_mib << 20
 
-    def work(unfolded_bytes: int) -> tuple[EvaluateRequest, Job]:
+    def work(unfolded_bytes: int) -> tuple[EvaluateRequest, AnyJob]:
         budget = Budget(unfolded_bytes)
         if kind == MULTIPART:
             document, inputs = read_multipart(body, content_type, budget)
@@ -177,7 +177,7 @@ async def _read(
 
 def _admit(
     document: dict[str, Any], inputs: Inputs, settings: Settings
-) -> tuple[EvaluateRequest, Job]:
+) -> tuple[EvaluateRequest, AnyJob]:
     evaluation = read_request(document)
     limits = RequestLimits(samples=settings.max_request_samples, classes=settings.max_classes)
     return evaluation, build_job(evaluation, inputs, limits)
@@ -197,7 +197,7 @@ def _left_s(evaluation: EvaluateRequest, settings: Settings, stages: Stages) -> 
     return left_s
 
 
-async def _compute(request: Request, engine: Engine, job: Job, left_s: float) -> Completed:
+async def _compute(request: Request, engine: Engine, job: AnyJob, left_s: float) -> Completed:
     ticket = engine.submit(job, timeout_s=left_s)
     answer = asyncio.wrap_future(ticket.answer)
     gone = asyncio.ensure_future(_disconnected(request))
@@ -221,11 +221,12 @@ async def _disconnected(request: Request) -> None:
 
 
 def _document(
-    completed: Completed, stages: Stages, engine: Engine, request_id: str
+    job: AnyJob, completed: Completed, stages: Stages, engine: Engine, request_id: str
 ) -> dict[str, Any]:
     return {
         "mean": completed.outcome.mean,
         "warnings": list(completed.outcome.warnings),
+        **({} if job.preset is None else {"preset": job.preset}),
         "timing_ms": {
             "queue": round(completed.queue_s * 1e3, 3),
             "compute": round(completed.compute_s * 1e3, 3),

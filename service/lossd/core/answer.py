@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,34 +13,50 @@ from torch import Tensor
 from lossd.core import tiles as tl
 from lossd.core import vocabulary as v
 from lossd.core.confusion import hard_counts
-from lossd.core.job import TORCH_DTYPES, Job, LossCall, Outcome
+from lossd.core.job import HALF_TOP_EXPONENT, TORCH_DTYPES, Job, Outcome
 from lossd_client.wire import NUMPY_DTYPES, Array, numbered
 
-# Largest gradient of a sample after scaling: 2^15 leaves float16 one binade to round into.
-_HALF_TOP_EXPONENT = {torch.float16: 15, torch.bfloat16: 0}
+Note = Literal["fell_back", "empty"]
+
+_NOTES: dict[Note, str] = {
+    "fell_back": "no class is present in {samples}, so all classes counted",
+    "empty": "a denominator is empty in {samples}; the catalogue says what the loss is there",
+}
+_SHOWN_SAMPLES = 8
+
+PROBABILITY_FLOOR = 1e-7
+"""Given probabilities are kept this far from 0 and 1; outside, the derivative is 0."""
+
+CLAMPED_LOGIT = math.log1p(-PROBABILITY_FLOOR) - math.log(PROBABILITY_FLOOR)
+"""Logit of the largest probability."""
 
 
 class GradientWriter:
-    """Receives the tiles of one gradient of a job and writes them as the answer's arrays.
+    """Receives one gradient of a job, in tiles and in whole samples, and writes its arrays.
 
-    Half-precision gradients are divided by a power of two per sample, so that the largest entry
-    comes out just below the top of the range and as little as possible is flushed to zero.
+    Several contributions to a sample are added up before anything is rounded. Half-precision
+    gradients are divided by a power of two per sample, so that the largest entry comes out just
+    below the top of the range and as little as possible is flushed to zero.
     """
 
-    def __init__(self, job: Job, first: int, passes: int) -> None:
-        self.passes = passes
+    def __init__(self, job: Job, first: int, *, rounds: int, whole: int) -> None:
+        """Makes the arrays.
+
+        Args:
+            job: whose gradient it is.
+            first: number of the job's first sample in its batch.
+            rounds: how many passes over the tiles contribute.
+            whole: how many contributions come as whole samples.
+        """
+        self.rounds = rounds
         dtype = TORCH_DTYPES[job.gradient_dtype]
         self.arrays = [torch.empty(part.logits.shape, dtype=dtype) for part in job.parts]
         self.scales = [torch.ones(len(array), dtype=torch.float32) for array in self.arrays]
-        self.scaled = dtype in _HALF_TOP_EXPONENT
-        self._computed = job.dtype
-        self._sigmoid = job.family == "sigmoid"
-        self._where = {}
-        number = first
-        for index, array in enumerate(self.arrays):
-            for row in range(len(array)):
-                self._where[number] = index, row
-                number += 1
+        self.scaled = dtype in HALF_TOP_EXPONENT
+        self._job = job
+        self._contributions = rounds + whole
+        self._direct = self._contributions == 1 and not job.activated
+        self._where = _places(job, first)
         self._staged: dict[int, Tensor] = {}
         self._missing: dict[int, int] = {}
 
@@ -48,59 +65,81 @@ class GradientWriter:
         index, row = self._where[piece.sample]
         target = self._grouped(self.arrays[index][row])
         whole = piece.total == target.shape[0] * tl.tiles_of(target.shape[-1])
-        if self.passes == 1 and (whole or not self.scaled):
+        if self._direct and (whole or not self.scaled):
             if self.scaled:
-                self._scale(tl.tiles_of_piece(tiles, piece), self.scales[index][row], target.dtype)
+                scale_down(tl.tiles_of_piece(tiles, piece), self.scales[index][row], target.dtype)
             tl.unpack(tiles, piece, target)
             return
-        staged = self._staged.get(piece.sample)
+        tl.unpack_added(tiles, piece, self._grouped(self._stage(piece.sample)))
+        self._received(piece.sample, piece.total)
+
+    def add(self, number: int, gradient: Tensor) -> None:
+        """A whole contribution `[C, P]` to one of the job's samples."""
+        staged = self._stage(number)
+        staged.add_(gradient)
+        groups = self._grouped(staged)
+        self._received(number, groups.shape[0] * tl.tiles_of(groups.shape[-1]))
+
+    def _stage(self, number: int) -> Tensor:
+        """Where the contributions to a sample are added up, `[C, P]`."""
+        staged = self._staged.get(number)
         if staged is None:
-            staged = torch.zeros(target.shape, dtype=self._computed)
-            self._staged[piece.sample] = staged
-            self._missing[piece.sample] = (
-                self.passes * target.shape[0] * tl.tiles_of(target.shape[-1])
+            index, row = self._where[number]
+            shape = self.arrays[index][row].shape
+            staged = torch.zeros(shape, dtype=self._job.dtype)
+            self._staged[number] = staged
+            groups = self._grouped(staged)
+            self._missing[number] = (
+                self._contributions * groups.shape[0] * tl.tiles_of(groups.shape[-1])
             )
-        tl.unpack_added(tiles, piece, staged)
-        self._missing[piece.sample] -= piece.total
-        if self._missing[piece.sample] == 0:
-            self._finish(self._staged.pop(piece.sample), target, self.scales[index][row])
+        return staged
 
-    def _finish(self, staged: Tensor, target: Tensor, scale: Tensor) -> None:
+    def _received(self, number: int, tiles: int) -> None:
+        self._missing[number] -= tiles
+        if self._missing[number] == 0:
+            self._finish(number, self._staged.pop(number))
+
+    def _finish(self, number: int, staged: Tensor) -> None:
+        index, row = self._where[number]
+        if self._job.activated:
+            staged.mul_(slope_of_logits(self._job.parts[index].logits[row]))
         if self.scaled:
-            self._scale(staged, scale, target.dtype)
-        target.copy_(staged)
-
-    def _scale(self, gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
-        """Divides a sample's gradient by a power of two, in place, and notes it in `scale`."""
-        largest = max(abs(float(bound)) for bound in torch.aminmax(gradient))
-        if 0.0 < largest < math.inf:
-            exponent = math.frexp(largest)[1] - _HALF_TOP_EXPONENT[dtype]
-            scale.fill_(2.0**exponent)
-            gradient.mul_(2.0**-exponent)
+            scale_down(staged, self.scales[index][row], self.arrays[index].dtype)
+        self.arrays[index][row].copy_(staged)
 
     def _grouped(self, sample: Tensor) -> Tensor:
-        return sample.unsqueeze(1) if self._sigmoid else sample.unsqueeze(0)
+        return sample.unsqueeze(1) if self._job.by_channel else sample.unsqueeze(0)
+
+
+def scale_down(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
+    """Divides a sample's gradient by a power of two, in place, and notes it in `scale` `[]`."""
+    largest = max(abs(float(bound)) for bound in torch.aminmax(gradient))
+    if 0.0 < largest < math.inf:
+        exponent = math.frexp(largest)[1] - HALF_TOP_EXPONENT[dtype]
+        scale.fill_(2.0**exponent)
+        gradient.mul_(2.0**-exponent)
 
 
 class MapWriter:
-    """Receives the tiles of one per-pixel map of a job; channels of a sigmoid are averaged."""
+    """Receives one per-pixel map of a job; channels of a sigmoid are averaged."""
 
     def __init__(self, job: Job, first: int) -> None:
-        groups = job.channels if job.family == "sigmoid" else 1
+        groups = job.channels if job.by_channel else 1
         self._arrays = [
-            torch.empty(part.logits.shape[0], groups, part.logits.shape[2], dtype=job.dtype)
+            torch.zeros(part.logits.shape[0], groups, part.logits.shape[2], dtype=job.dtype)
             for part in job.parts
         ]
-        self._where = {}
-        number = first
-        for array in self._arrays:
-            for row in range(len(array)):
-                self._where[number] = array[row]
-                number += 1
+        self._where = _places(job, first)
 
     def take(self, piece: tl.Piece, tiles: Tensor) -> None:
         """Tiles `[K, 1, TILE_PIXELS]` that hold a piece of one of the job's samples."""
-        tl.unpack(tiles, piece, self._where[piece.sample].unsqueeze(1))
+        index, row = self._where[piece.sample]
+        tl.unpack(tiles, piece, self._arrays[index][row].unsqueeze(1))
+
+    def put(self, number: int, values: Tensor) -> None:
+        """The whole map `[P]` of one of the job's samples."""
+        index, row = self._where[number]
+        self._arrays[index][row, 0] = values
 
     def arrays(self) -> list[Tensor]:
         """The maps of each part, `[B, P]`."""
@@ -108,40 +147,59 @@ class MapWriter:
         return [array[:, 0] if array.shape[1] == 1 else array.sum(1) for array in self._arrays]
 
 
+def _places(job: Job, first: int) -> dict[int, tuple[int, int]]:
+    """Part and row of each of the job's samples, by its number in the batch."""
+    places = [
+        (index, row) for index, part in enumerate(job.parts) for row in range(len(part.logits))
+    ]
+    return {first + offset: place for offset, place in enumerate(places)}
+
+
 class Answer:
     """What is known of a job's outcome so far."""
 
     def __init__(self, job: Job, first: int) -> None:
         self.job = job
-        self._first = first
+        self.first = first
         self._values: dict[str, Tensor] = {}
         self._per_class: dict[str, Tensor] = {}
         self._gradients: dict[str, GradientWriter] = {}
         self._maps: dict[str, MapWriter] = {}
         self._statistics: dict[str, Array] = {}
+        self._notes: dict[tuple[str, Note], Tensor] = {}
 
-    def add_value(self, call: LossCall, value: Tensor, per_class: Tensor | None) -> None:
+    def add_value(self, label: str, value: Tensor, per_class: Tensor | None) -> None:
         """Value `[B]` of one row and, if it has them, its classes' values `[B, C]`."""
-        self._values[call.label] = value.detach()
+        self._values[label] = value.detach()
         if per_class is not None and self.job.per_class:
-            self._per_class[call.label] = per_class.detach()
+            self._per_class[label] = per_class.detach()
+
+    def note(self, label: str, what: Note, samples: Tensor | None) -> None:
+        """In which samples `[B]` bool something happened to a row that the caller should hear."""
+        if samples is not None and bool(samples.any()):
+            self._notes[label, what] = samples
 
     def gradient_writer(self, label: str) -> GradientWriter:
         """Receiver of the gradient of one row, or of the total (label "")."""
-        passes = 1
-        if not label:
-            exponents = {call.loss.exponent(call.options) for call in self.job.calls} - {None}
-            passes = max(1, len(exponents))
-        self._gradients[label] = GradientWriter(self.job, self._first, passes)
+        if label not in self._gradients:
+            tile, whole = len(self.job.tile_calls), len(self.job.sample_calls)
+            rounds = max(1, len(self.job.exponents)) if tile else 0
+            if label:
+                rounds = int(any(call.label == label for call in self.job.tile_calls))
+                whole = 1 - rounds
+            self._gradients[label] = GradientWriter(
+                self.job, self.first, rounds=rounds, whole=min(whole, 1)
+            )
         return self._gradients[label]
 
     def map_writer(self, label: str) -> MapWriter:
         """Receiver of the map of one row."""
-        self._maps[label] = MapWriter(self.job, self._first)
+        if label not in self._maps:
+            self._maps[label] = MapWriter(self.job, self.first)
         return self._maps[label]
 
     def add_statistics(self, region: Tensor) -> None:
-        """Soft and hard counts from the job's region sums `[B, 6, C]` and its tensors."""
+        """Soft and hard counts from the job's region sums `[B, S, C]` and its tensors."""
         pixels = [count for part in self.job.parts for count in part.valid_pixels]
         valid = torch.tensor(pixels, dtype=torch.float64)[:, None].expand(-1, region.shape[2])
         positive, missed, extra = (
@@ -159,41 +217,60 @@ class Answer:
 
     def outcome(self) -> Outcome:
         """The finished answer."""
+        values = {call.label: self._values[call.label] for call in self.job.calls}
         tensors: dict[str, Array] = {
-            f"loss/{label}": value.numpy() for label, value in self._values.items()
+            f"loss/{label}": value.numpy() for label, value in values.items()
         }
         total = sum(
-            (call.weight * self._values[call.label] for call in self.job.calls),
+            (call.weight * values[call.label] for call in self.job.calls),
             start=torch.zeros(self.job.samples, dtype=torch.float64),
         )
         tensors["total"] = total.numpy()
-        count = len(self.job.parts)
         for label, writer in self._gradients.items():
-            suffix = f"logits/{label}" if label else "logits"
-            for index, part in enumerate(self.job.parts):
-                gradient = to_numpy(writer.arrays[index]).reshape(part.shape)
-                tensors[numbered(index, f"gradient/{suffix}", count)] = gradient
-                if writer.scaled:
-                    scale = writer.scales[index].numpy()
-                    tensors[numbered(index, f"gradient_scale/{suffix}", count)] = scale
+            name = f"{self.job.differentiable}/{label}" if label else self.job.differentiable
+            tensors.update(self._gradient_tensors(name, writer))
+        count = len(self.job.parts)
         for label, maps in self._maps.items():
             for index, (part, array) in enumerate(zip(self.job.parts, maps.arrays(), strict=True)):
                 spatial = (part.shape[0], *part.shape[2:])
                 tensors[numbered(index, f"map/{label}", count)] = array.numpy().reshape(spatial)
-        for label, values in self._per_class.items():
-            tensors[f"per_class/{label}"] = values.numpy()
+        for label, per_class in self._per_class.items():
+            tensors[f"per_class/{label}"] = per_class.numpy()
         for name, counts in self._statistics.items():
             tensors[f"statistics/{name}"] = counts
-        mean = {label: float(value.mean()) for label, value in self._values.items()}
-        return Outcome(tensors, mean, tuple(self._warnings()))
+        mean = {label: float(value.mean()) for label, value in values.items()}
+        return Outcome(tensors, mean, (*self.job.warnings, *self._warnings()))
 
-    def _warnings(self) -> list[str]:
+    def _gradient_tensors(self, name: str, writer: GradientWriter) -> dict[str, Array]:
+        tensors: dict[str, Array] = {}
+        count = len(self.job.parts)
+        for index, part in enumerate(self.job.parts):
+            gradient = to_numpy(writer.arrays[index]).reshape(part.shape)
+            tensors[numbered(index, f"gradient/{name}", count)] = gradient
+            if writer.scaled:
+                scale = writer.scales[index].numpy()
+                tensors[numbered(index, f"gradient_scale/{name}", count)] = scale
+        return tensors
+
+    def _warnings(self) -> Iterator[str]:
         counts = [count for part in self.job.parts for count in part.valid_pixels]
         empty = [number for number, count in enumerate(counts) if count == 0]
-        if not empty:
-            return []
-        which = ", ".join(map(str, empty[:8])) + (", …" if len(empty) > 8 else "")  # noqa: PLR2004
-        return [f"no pixel counts in sample {which}: its values and gradients are 0"]
+        if empty:
+            yield f"no pixel counts in {_listed(empty)}: its values and gradients are 0"
+        for (label, what), samples in self._notes.items():
+            found = [int(number) for number in samples.nonzero()]
+            yield f"{label}: {_NOTES[what].format(samples=_listed(found))}"
+
+
+def _listed(samples: Sequence[int]) -> str:
+    shown = ", ".join(map(str, samples[:_SHOWN_SAMPLES]))
+    return f"sample {shown}" + (", …" if len(samples) > _SHOWN_SAMPLES else "")
+
+
+def slope_of_logits(logits: Tensor) -> Tensor:
+    """Derivative of the sigmoid's logits with respect to its probabilities, 0 where clamped."""
+    slope = 2.0 + torch.exp(logits) + torch.exp(-logits)  # = 1 / (p (1 - p))
+    return torch.where(logits.abs() < CLAMPED_LOGIT, slope, 0.0)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

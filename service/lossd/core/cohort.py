@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from lossd.core import vocabulary as v
 from lossd.core.answer import Answer, GradientWriter
 from lossd.core.job import Job, LossCall
 from lossd.core.passes import Passes
-from lossd.losses.declare import Values
+from lossd.losses.declare import TileLoss, Values
 from lossd.losses.sums import PixelSums, Sums, region_sums
 
 
@@ -34,16 +33,10 @@ class Member:
         """Numbers of the job's samples."""
         return range(self.first, self.last)
 
-    @cached_property
-    def exponents(self) -> tuple[float, ...]:
-        """Distinct focusing exponents of the job's losses, in order of first use."""
-        found = [call.loss.exponent(call.options) for call in self.job.calls]
-        return tuple(dict.fromkeys(value for value in found if value is not None))
-
-    def round_of(self, call: LossCall) -> int:
-        """Which pass over the tiles makes the focal sum that this row reads."""
+    def round_of(self, call: LossCall[TileLoss]) -> int:
+        """Which pass over the tiles makes the sums of the call's exponent."""
         exponent = call.loss.exponent(call.options)
-        return 0 if exponent is None else self.exponents.index(exponent)
+        return 0 if exponent is None else self.job.exponents.index(exponent)
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,7 @@ class Use:
 
     member: Member
     answer: Answer
-    call: LossCall
+    call: LossCall[TileLoss]
     span: slice
 
 
@@ -60,14 +53,14 @@ class Use:
 class Head:
     """One loss with one set of parameters, over all samples of the cohort that ask for it."""
 
-    call: LossCall
+    call: LossCall[TileLoss]
     round: int
     rows: list[int] = field(default_factory=list)
     """Places of the samples in the cohort."""
     uses: list[Use] = field(default_factory=list)
     spans: dict[int, slice] = field(default_factory=dict)
 
-    def add(self, member: Member, answer: Answer, call: LossCall, places: range) -> None:
+    def add(self, member: Member, answer: Answer, call: LossCall[TileLoss], places: range) -> None:
         """Lets a row of a job be answered here; equal rows of one job share their samples."""
         if member.first not in self.spans:
             self.spans[member.first] = slice(len(self.rows), len(self.rows) + len(places))
@@ -80,14 +73,16 @@ class Coefficients:
     """Derivatives of something with respect to the cohort's sums."""
 
     region: Tensor
-    """`[B, 6, C]`."""
+    """`[B, S, C]`."""
     pixel: list[Tensor]
-    """`[B, 4, G, L]` for each round."""
+    """`[B, S, G, L]` for each round."""
 
-    def pixel_in_round(self, number: int, *, only_focal: bool) -> Tensor:
-        """Coefficients for a pass of that round, with those of round 0 unless `only_focal`."""
-        pixel = torch.zeros_like(self.pixel[0]) if only_focal else self.pixel[0].clone()
-        pixel[:, v.FOCAL] = self.pixel[number][:, v.FOCAL]
+    def pixel_in_round(self, number: int, *, only_focused: bool) -> Tensor:
+        """Coefficients for a pass of that round, with those of round 0 unless `only_focused`."""
+        pixel = torch.zeros_like(self.pixel[0]) if only_focused else self.pixel[0].clone()
+        rich = pixel.shape[1] > v.PIXEL_SUMS
+        for index in (v.FOCAL, v.POWERED_CROSS_ENTROPY) if rich else (v.FOCAL,):
+            pixel[:, index] = self.pixel[number][:, index]
         return pixel
 
 
@@ -106,6 +101,7 @@ class Cohort:
         self._passes = passes
         self._gammas = gammas
         self._task = members[0].job.task
+        self._channel_rows = members[0].job.activated and self._task == "multiclass"
         samples = [number for member in members for number in range(member.first, member.last)]
         self._samples = samples
         self._place = {number: place for place, number in enumerate(samples)}
@@ -127,7 +123,9 @@ class Cohort:
         for head, values in evaluated:
             for use in head.uses:
                 per_class = None if values.per_class is None else values.per_class[use.span]
-                use.answer.add_value(use.call, values.value[use.span], per_class)
+                use.answer.add_value(use.call.label, values.value[use.span], per_class)
+                use.answer.note(use.call.label, "fell_back", _rows(values.fell_back, use.span))
+                use.answer.note(use.call.label, "empty", _rows(values.empty, use.span))
         self._total_gradients(evaluated)
         for head, values in evaluated:
             self._each_gradient(head, values)
@@ -143,7 +141,7 @@ class Cohort:
         for member, answer in self._members:
             # Samples of an aggregated request share their statistics with nobody else's.
             alone = member.first if member.job.aggregate == "batch" else None
-            for call in member.job.calls:
+            for call in member.job.tile_calls:
                 number = member.round_of(call)
                 head = heads.setdefault((*call.key, number, alone), Head(call, number))
                 head.add(member, answer, call, range(len(self._samples))[self._span(member)])
@@ -151,22 +149,43 @@ class Cohort:
 
     def _evaluate(self, head: Head) -> Values:
         rows = slice(None) if len(head.rows) == len(self._samples) else torch.tensor(head.rows)
-        pixel, pixels = self._pixel[0][rows], self._pixels[rows]
+        pixels = self._pixels[rows]
         sums = Sums(
             task=self._task,
             region=region_sums(self._region[rows], pixels),
-            pixel=PixelSums(
-                count=self._label_counts(rows),
-                weight=pixel[:, v.WEIGHT],
-                cross_entropy=pixel[:, v.CROSS_ENTROPY],
-                focal=self._pixel[head.round][rows][:, v.FOCAL],
-                negative_log_likelihood=pixel[:, v.NEGATIVE_LOG_LIKELIHOOD],
-            ),
+            pixel=self._pixel_sums(rows, head.round),
             pixels=pixels,
         )
         if head.uses[0].member.job.aggregate == "batch":
             sums = sums.aggregated()
         return head.call.loss.values(sums, head.call.options)
+
+    def _pixel_sums(self, rows: slice | Tensor, number: int) -> PixelSums:
+        pixel, focused = self._labels(self._pixel[0][rows]), self._labels(self._pixel[number][rows])
+        made = pixel.shape[1]
+
+        def sums(index: int, source: Tensor = pixel) -> Tensor:
+            return source[:, index] if index < made else torch.zeros_like(source[:, 0])
+
+        complement = sums(v.COMPLEMENT_CROSS_ENTROPY)
+        if self._channel_rows:
+            complement = self._pixel[0][rows][:, v.CROSS_ENTROPY, None, :, 0]
+        return PixelSums(
+            count=self._label_counts(rows),
+            weight=sums(v.WEIGHT),
+            cross_entropy=sums(v.CROSS_ENTROPY),
+            focal=sums(v.FOCAL, focused),
+            negative_log_likelihood=sums(v.NEGATIVE_LOG_LIKELIHOOD),
+            miss=sums(v.MISS),
+            powered_cross_entropy=sums(v.POWERED_CROSS_ENTROPY, focused),
+            negative_entropy=sums(v.NEGATIVE_ENTROPY),
+            jensen_shannon=sums(v.JENSEN_SHANNON),
+            complement_cross_entropy=complement,
+        )
+
+    def _labels(self, pixel: Tensor) -> Tensor:
+        """Sums per label `[B, S, G, L]`; of multiclass channel rows, those of the label on."""
+        return pixel[..., 1].unsqueeze(2) if self._channel_rows else pixel
 
     def _label_counts(self, rows: slice | Tensor) -> Tensor:
         """Pixels of each label, `[B, G, L]`: of each class, or off and on of each channel."""
@@ -194,8 +213,8 @@ class Cohort:
             return
         coefficients = self._differentiate(terms)
         for number in range(rounds):
-            wanted = {n: writer for n, writer in writers.items() if number < writer.passes}
-            self._backward(wanted, coefficients, number, only_focal=number > 0)
+            wanted = {n: writer for n, writer in writers.items() if number < writer.rounds}
+            self._backward(wanted, coefficients, number, only_focused=number > 0)
 
     def _each_gradient(self, head: Head, values: Values) -> None:
         for use in head.uses:
@@ -203,14 +222,14 @@ class Cohort:
                 coefficients = self._differentiate([values.value[use.span].sum()])
                 writer = use.answer.gradient_writer(use.call.label)
                 writers = dict.fromkeys(use.member.samples, writer)
-                self._backward(writers, coefficients, head.round, only_focal=False)
+                self._backward(writers, coefficients, head.round, only_focused=False)
 
     def _map(self, head: Head, values: Values) -> None:
         for use in head.uses:
             if not use.member.job.maps or values.pixel_terms is None:
                 continue
             coefficients = self._differentiate([values.pixel_terms[use.span].sum()])
-            pixel = coefficients.pixel_in_round(head.round, only_focal=False)
+            pixel = coefficients.pixel_in_round(head.round, only_focused=False)
             self._passes.maps(
                 use.member.samples,
                 self._gammas[head.round],
@@ -233,14 +252,14 @@ class Cohort:
         coefficients: Coefficients,
         number: int,
         *,
-        only_focal: bool,
+        only_focused: bool,
     ) -> None:
-        region = torch.zeros_like(coefficients.region) if only_focal else coefficients.region
+        region = torch.zeros_like(coefficients.region) if only_focused else coefficients.region
         self._passes.gradients(
             sorted(writers),
             self._gammas[number],
             self._by_group(region.unflatten(2, (self._pixel[0].shape[2], -1))),
-            self._by_group(coefficients.pixel_in_round(number, only_focal=only_focal)),
+            self._by_group(coefficients.pixel_in_round(number, only_focused=only_focused)),
             lambda piece, tiles: writers[piece.sample].take(piece, tiles),
         )
 
@@ -260,3 +279,7 @@ class Cohort:
     def _span(self, member: Member) -> slice:
         first = self._place[member.first]
         return slice(first, first + member.job.samples)
+
+
+def _rows(values: Tensor | None, span: slice) -> Tensor | None:
+    return None if values is None else values[span]

@@ -27,16 +27,34 @@ import structlog
 import torch
 from torch import Tensor
 
-from lossd.core import sigmoid, softmax, summation
+from lossd.core import pointwise, sigmoid, softmax, summation
 from lossd.core import vocabulary as v
 
 TILE_PIXELS = 4096
 """Pixels per tile; static in every graph."""
 
-Family = Literal["softmax_labels", "softmax_distribution", "sigmoid"]
+Family = Literal["softmax_labels", "softmax_distribution", "sigmoid", "sigmoid_rich"]
+"""Which kernels: activation, target and vocabulary. Those of distributions are rich."""
+
 Mode = Literal["compiled", "eager"]
 
-FAMILIES: tuple[Family, ...] = ("softmax_labels", "softmax_distribution", "sigmoid")
+FAMILIES: tuple[Family, ...] = (
+    "softmax_labels",
+    "softmax_distribution",
+    "sigmoid",
+    "sigmoid_rich",
+)
+SIGMOID_FAMILIES: tuple[Family, ...] = ("sigmoid", "sigmoid_rich")
+"""Families in which every channel is a row of tiles of its own."""
+
+SUM_COUNTS: dict[Family, tuple[int, int]] = {
+    "softmax_labels": (v.REGION_SUMS, v.PIXEL_SUMS),
+    "softmax_distribution": (v.RICH_REGION_SUMS, v.RICH_PIXEL_SUMS),
+    "sigmoid": (v.REGION_SUMS, v.PIXEL_SUMS),
+    "sigmoid_rich": (v.RICH_REGION_SUMS, v.RICH_SIGMOID_PIXEL_SUMS),
+}
+"""How many region and pixel sums the kernels of a family make."""
+
 DTYPES = (torch.float32, torch.float64)
 
 # Sizes the graphs are made from: unequal, none of them 0 or 1, never taken from a request.
@@ -61,7 +79,10 @@ _SOURCE: dict[Family, Kernels] = {
         softmax.distribution_statistics, softmax.distribution_gradient, softmax.distribution_map
     ),
     "sigmoid": Kernels(sigmoid.statistics, sigmoid.gradient, sigmoid.value_map),
+    "sigmoid_rich": Kernels(sigmoid.rich_statistics, sigmoid.rich_gradient, sigmoid.rich_value_map),
 }
+
+_KERNEL_SOURCES = (softmax, sigmoid, pointwise, summation, v)
 
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """Logits, target, weight, gamma, and the coefficients of region and pixel sums."""
@@ -82,7 +103,7 @@ def cache_folder(root: Path, device: torch.device) -> Path:
     identity = [torch.__version__, platform.machine(), device.type, _processor()]
     if device.type == "cuda":
         identity.append(str(torch.cuda.get_device_capability(device)))
-    sources = (Path(str(module.__file__)) for module in (softmax, sigmoid, summation, v))
+    sources = (Path(str(module.__file__)) for module in _KERNEL_SOURCES)
     identity.extend(source.read_text(encoding="utf-8") for source in sources)
     return root / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 
@@ -170,12 +191,13 @@ def example(
 
     gamma = full(tiles, 1, value=2.0)
     weight = full(tiles, TILE_PIXELS, value=1.0)
-    if family == "sigmoid":
+    region_sums, pixel_sums = SUM_COUNTS[family]
+    if family in SIGMOID_FAMILIES:
         logits = full(tiles, TILE_PIXELS)
-        target, region, pixel = torch.ones_like(logits), full(6, tiles, 1), full(4, tiles, 2)
-        return logits, target, weight, gamma, region, pixel
+        region, pixel = full(region_sums, tiles, 1), full(pixel_sums, tiles, 2)
+        return logits, torch.ones_like(logits), weight, gamma, region, pixel
     logits = full(tiles, classes, TILE_PIXELS)
-    region, pixel = full(v.REGION_SUMS, tiles, classes), full(v.PIXEL_SUMS, tiles, classes)
+    region, pixel = full(region_sums, tiles, classes), full(pixel_sums, tiles, classes)
     if family == "softmax_distribution":
         return logits, full(*logits.shape, value=1 / classes), weight, gamma, region, pixel
     label = torch.zeros(tiles, TILE_PIXELS, dtype=torch.int32, device=device)

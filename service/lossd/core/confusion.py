@@ -24,7 +24,7 @@ def hard_counts(job: Job) -> dict[str, Tensor]:
 
 def _counts(job: Job, part: Part, number: int) -> Tensor:
     logits, target = part.logits[number], part.target[number]
-    if job.family == "sigmoid":
+    if job.task != "multiclass":
         valid, given, predicted = target >= 0, target > _ON, logits > 0
     else:
         classes = torch.arange(job.channels)[:, None]

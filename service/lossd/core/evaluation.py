@@ -1,7 +1,11 @@
 """A batch of jobs computed together: sums, heads, gradients, maps.
 
     samples -> passes.sums -> heads (the losses, on [B, C] sums) -> autograd of the heads
-            -> passes.gradients / passes.maps -> tensors named as on the wire
+            -> passes.gradients / passes.maps
+            -> whole: losses that are no functions of sums, one sample at a time
+            -> tensors named as on the wire
+
+Jobs without pixels are computed by `rows`, each alone.
 
 The heads run in float64 on the CPU whatever the device: they are tiny, and their bits are then the
 same everywhere. Rows that ask for the same loss with the same parameters share one head.
@@ -19,15 +23,17 @@ from lossd.core.answer import Answer
 from lossd.core.cohort import Cohort, Member
 from lossd.core.compiled import KernelTable
 from lossd.core.finite import non_finite_error
-from lossd.core.job import Job, Outcome, Part
+from lossd.core.job import AnyJob, Job, Outcome, Part, RowJob
 from lossd.core.passes import Passes, Sample, Workspace
+from lossd.core.rows import evaluate_rows
+from lossd.core.whole import compute_sample_losses
 from lossd_client.errors import LossdError
 
 _NO_FOCUS = 2.0  # exponent of samples whose losses read no focal sum
 
 
 def evaluate(
-    jobs: Sequence[Job], table: KernelTable, workspace: Workspace
+    jobs: Sequence[AnyJob], table: KernelTable, workspace: Workspace
 ) -> list[Outcome | LossdError]:
     """Outcome of each job, in order.
 
@@ -39,6 +45,22 @@ def evaluate(
         table: the kernels of this process.
         workspace: memory of the calling thread.
     """
+    pixel_jobs = [job for job in jobs if isinstance(job, Job)]
+    if not pixel_jobs:
+        return [_evaluate_rows(job) for job in jobs if isinstance(job, RowJob)]
+    return _evaluate_pixels(pixel_jobs, table, workspace)
+
+
+def _evaluate_rows(job: RowJob) -> Outcome | LossdError:
+    try:
+        return evaluate_rows(job)
+    except LossdError as error:  # a loss found the inputs too large for it
+        return error
+
+
+def _evaluate_pixels(
+    jobs: Sequence[Job], table: KernelTable, workspace: Workspace
+) -> list[Outcome | LossdError]:
     samples: list[Sample] = []
     members: list[Member] = []
     for job in jobs:
@@ -63,6 +85,10 @@ def evaluate(
             cohort_members, [one for one in own if isinstance(one, Answer)], passes, gammas, sums
         )
         cohort.compute()
+    for member in good:
+        answer = answers[member.first]
+        if isinstance(answer, Answer):
+            compute_sample_losses(answer, workspace)
     return [
         answer.outcome() if isinstance(answer, Answer) else answer
         for answer in (answers[member.first] for member in members)
@@ -71,11 +97,11 @@ def evaluate(
 
 def _gammas(members: Sequence[Member]) -> list[Tensor]:
     """Focusing exponent of every sample, `[B]`, for each pass the batch needs."""
-    rounds = max(1, *(len(member.exponents) for member in members))
+    rounds = max(1, *(len(member.job.exponents) for member in members))
     return [
         torch.tensor(
             [
-                member.exponents[number] if number < len(member.exponents) else _NO_FOCUS
+                member.job.exponents[number] if number < len(member.job.exponents) else _NO_FOCUS
                 for member in members
                 for _ in range(member.job.samples)
             ],
@@ -86,10 +112,11 @@ def _gammas(members: Sequence[Member]) -> list[Tensor]:
 
 
 def _cohorts(members: Sequence[Member]) -> Iterator[list[Member]]:
-    """Members by task and number of channels: their sums have one shape."""
-    cohorts: dict[tuple[str, int], list[Member]] = {}
+    """Members by task, number of channels and kind of input: their sums have one shape."""
+    cohorts: dict[tuple[str, int, bool], list[Member]] = {}
     for member in members:
-        cohorts.setdefault((member.job.task, member.job.channels), []).append(member)
+        job = member.job
+        cohorts.setdefault((job.task, job.channels, job.activated), []).append(member)
     yield from cohorts.values()
 
 
@@ -102,8 +129,8 @@ def _samples(job: Job) -> Iterator[Sample]:
 def _sample(job: Job, part: Part, number: int) -> Sample:
     weight = None if part.weight_map is None else part.weight_map[number][None, None]
     logits, target = part.logits[number], part.target[number]
-    if job.family == "sigmoid":
+    if job.by_channel:
         return Sample(logits.unsqueeze(1), target.unsqueeze(1), weight)
-    if job.family == "softmax_distribution":
+    if target.ndim > 1:
         return Sample(logits.unsqueeze(0), target.unsqueeze(0), weight)
     return Sample(logits.unsqueeze(0), target[None, None], weight)

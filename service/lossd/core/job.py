@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from lossd.losses.declare import SampleLoss, TileLoss
+from lossd.losses.registry import Loss
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
     from lossd.core.compiled import Family
-    from lossd.losses import Loss, Options, Task
+    from lossd.losses import Options, Task
     from lossd_client.wire import Aggregate, Gradient, GradientDtype
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -30,12 +36,19 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
 """torch's dtype for each dtype of the wire."""
 
 
+HALF_TOP_EXPONENT = {torch.float16: 15, torch.bfloat16: 0}
+"""Exponent of the largest gradient of a sample after scaling, by dtype: 2^15 leaves float16 one
+binade to round into."""
+
+L_co = TypeVar("L_co", bound=Loss, covariant=True)
+
+
 @dataclass(frozen=True)
-class LossCall:
+class LossCall(Generic[L_co]):
     """One row of a request: a loss with validated options, its weight in the total, its label."""
 
     label: str
-    loss: Loss
+    loss: L_co
     options: Options
     weight: float
 
@@ -51,11 +64,12 @@ class Part:
 
     The target says which pixels count: -1 removes one. Which layout it has follows from the
     job's family: labels `[B, P]` integer; a distribution `[B, C, P]`; or, for sigmoid, one target
-    in [0, 1] per channel `[B, C, P]`.
+    in [0, 1] per channel `[B, C, P]`. Labels may stand for a distribution.
     """
 
     logits: Tensor
-    """`[B, C, P]`, float16 to float64; anything at removed pixels."""
+    """`[B, C, P]`, float16 to float64; anything at removed pixels. Of given probabilities, the
+    logits of a sigmoid that would have made them."""
     target: Tensor
     weight_map: Tensor | None
     """`[B, P]`, finite, at least 0."""
@@ -63,32 +77,76 @@ class Part:
     """`(B, C, *S)` as the caller sent it."""
     valid_pixels: tuple[int, ...]
     """How many pixels of each sample count."""
+    whole_target: Tensor | None = None
+    """The target without the mask, -1 only where a pixel has no class; None where there is no
+    mask or no loss looks behind it."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the part's tensors."""
-        tensors = [self.logits, self.target]
-        if self.weight_map is not None:
-            tensors.append(self.weight_map)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        tensors = (self.logits, self.target, self.weight_map, self.whole_target)
+        return sum(one.numel() * one.element_size() for one in tensors if one is not None)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One request, ready to compute."""
+    """One request of the pixel kind, ready to compute."""
 
     parts: tuple[Part, ...]
     task: Task
     family: Family
     dtype: torch.dtype
-    """What it is computed in: float32, or float64 for float64 logits."""
-    calls: tuple[LossCall, ...]
+    """What it is computed in: float32, or float64 for float64 logits and for probabilities."""
+    calls: tuple[LossCall[Loss], ...]
     gradient: Gradient = "none"
     gradient_dtype: GradientDtype = "float32"
     maps: bool = False
     per_class: bool = False
     statistics: bool = False
     aggregate: Aggregate = "sample"
+    activated: bool = False
+    """The input was probabilities. They are computed as rows of a sigmoid, one per channel, even
+    for multiclass: each is then a variable of its own, as the derivative asks."""
+    spacing: tuple[float, ...] = ()
+    """Physical size of a pixel along each spatial axis."""
+    warnings: tuple[str, ...] = ()
+    """What was noticed while the request was read."""
+    preset: dict[str, Any] | None = None
+    """What the answer says of a preset."""
+
+    @property
+    def differentiable(self) -> str:
+        """Input that the gradient is taken of."""
+        return "probabilities" if self.activated else "logits"
+
+    @cached_property
+    def tile_calls(self) -> tuple[LossCall[TileLoss], ...]:
+        """The rows whose losses are functions of sums."""
+        return tuple(
+            LossCall(call.label, call.loss, call.options, call.weight)
+            for call in self.calls
+            if isinstance(call.loss, TileLoss)
+        )
+
+    @cached_property
+    def sample_calls(self) -> tuple[LossCall[SampleLoss], ...]:
+        """The rows whose losses look at whole samples."""
+        return tuple(
+            LossCall(call.label, call.loss, call.options, call.weight)
+            for call in self.calls
+            if isinstance(call.loss, SampleLoss)
+        )
+
+    @cached_property
+    def exponents(self) -> tuple[float, ...]:
+        """Distinct exponents of the tile losses, in order of first use; a pass for each."""
+        found = [call.loss.exponent(call.options) for call in self.tile_calls]
+        return tuple(dict.fromkeys(value for value in found if value is not None))
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether every channel is a row of tiles of its own."""
+        return self.family in ("sigmoid", "sigmoid_rich")
 
     @property
     def channels(self) -> int:
@@ -108,8 +166,54 @@ class Job:
     @property
     def group(self) -> tuple[Any, ...]:
         """Jobs of equal group can be computed in one batch."""
-        width = self.channels if self.family != "sigmoid" else 1
+        width = 1 if self.by_channel else self.channels
         return self.family, self.dtype, width
+
+
+@dataclass(frozen=True)
+class RowJob:
+    """One request of any other kind: tables whose rows are samples."""
+
+    parts: tuple[Mapping[str, Tensor], ...]
+    """Tensors by input name; those with a sample axis have it first. Numbers are float64, or
+    int64 where the input holds integers."""
+    shared: tuple[str, ...]
+    """Inputs that belong to all samples of their part."""
+    differentiable: tuple[str, ...]
+    """Inputs that gradients are given for."""
+    calls: tuple[LossCall[Loss], ...]
+    gradient: Gradient = "none"
+    gradient_dtype: GradientDtype = "float32"
+    warnings: tuple[str, ...] = ()
+    preset: dict[str, Any] | None = None
+    """What the answer says of a preset."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of samples in each part."""
+        return tuple(
+            next(len(tensor) for name, tensor in part.items() if name not in self.shared)
+            for part in self.parts
+        )
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in all parts."""
+        return sum(self.sizes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the job holds while it waits."""
+        tensors = (tensor for part in self.parts for tensor in part.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """Row jobs share nothing but their place in the queue."""
+        return ("rows",)
+
+
+AnyJob = Job | RowJob
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from lossd.core import tiles as tl
-from lossd.core.compiled import TILE_PIXELS, Family, Kernels, KernelTable
+from lossd.core.compiled import (
+    SIGMOID_FAMILIES,
+    TILE_PIXELS,
+    Family,
+    Kernels,
+    KernelTable,
+)
+from lossd.core.distance import DistanceMaps
 
 _MIN_TILES = 2  # a pile of one tile is a graph of its own, with other last bits
 
@@ -27,7 +34,7 @@ class Sample:
     logits: Tensor
     """`[G, D, P]`."""
     target: Tensor
-    """`[G, 1, P]`, or `[1, C, P]` for a distribution."""
+    """`[G, 1, P]`, or `[1, C, P]` for a distribution; labels may stand for a distribution."""
     weight: Tensor | None
     """`[1, 1, P]`."""
 
@@ -53,6 +60,7 @@ class Workspace:
 
     def __init__(self, device: torch.device, chunk_logits: int) -> None:
         self.device = device
+        self.distances = DistanceMaps()
         self.chunk_logits = max(chunk_logits, _MIN_TILES * TILE_PIXELS)
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
         self._ones: dict[torch.dtype, Tensor] = {}
@@ -112,7 +120,8 @@ class Passes:
             gamma: focusing exponent of each sample, `[B]`.
 
         Returns:
-            Region sums `[ΣG, 6, D]` and pixel sums `[ΣG, 4, L]`, float64, on the CPU.
+            Region sums `[ΣG, S, D]` and pixel sums `[ΣG, S, L]`, float64, on the CPU; how many and
+            which they are depends on the family, see `vocabulary`.
         """
         everyone = range(len(self.samples))
         tiles = sum(sample.extent.total for sample in self.samples)
@@ -147,8 +156,8 @@ class Passes:
         Args:
             chosen: numbers of the samples.
             gamma: focusing exponent of each sample of the batch, `[B]`.
-            region: coefficients of the region sums of all groups of the batch, `[ΣG, 6, D]`.
-            pixel: coefficients of the pixel sums, `[ΣG, 4, L]`.
+            region: coefficients of the region sums of all groups of the batch, `[ΣG, S, D]`.
+            pixel: coefficients of the pixel sums, `[ΣG, S, L]`.
             take: called with (piece, tiles `[K, D, TILE_PIXELS]`) for every piece; the
                 tiles are overwritten after it returns.
         """
@@ -222,16 +231,28 @@ class Passes:
             weight.fill_(1.0)
         for sample, piece in zip(members, chunk.pieces, strict=True):
             tl.pack(sample.logits, piece, logits)
-            tl.pack(sample.target, piece, target, fill=tl.REMOVED)
+            self._pack_target(sample.target, piece, target)
             if sample.weight is not None:
                 groups = sample.weight.expand(sample.extent.groups, 1, -1)
                 tl.pack(groups, piece, weight.unsqueeze(1))
         out = space.view("out", self._dtype, count, depth, TILE_PIXELS)
-        if self._family == "sigmoid":
+        if self._family in SIGMOID_FAMILIES:
             logits, target, out = logits[:, 0], target[:, 0], out[:, 0]
         elif self._family == "softmax_labels":
             target = target[:, 0]
         return Packed(chunk, logits, target, weight, out)
+
+    def _pack_target(self, target: Tensor, piece: tl.Piece, tiles: Tensor) -> None:
+        if target.shape[1] == tiles.shape[1]:
+            tl.pack(target, piece, tiles, fill=tl.REMOVED)
+            return
+        # Labels where the kernels take distributions: each class is 1 or 0, or all are removed.
+        labels = self._workspace.view("labels", torch.int32, len(tiles), 1, TILE_PIXELS)
+        tl.pack(target, piece, labels, fill=tl.REMOVED)
+        own = tl.tiles_of_piece(labels, piece)
+        classes = torch.arange(tiles.shape[1], dtype=torch.int32, device=tiles.device)
+        one_hot = (own == classes[:, None]).to(tiles.dtype)
+        tl.tiles_of_piece(tiles, piece).copy_(torch.where(own < 0, float(tl.REMOVED), one_hot))
 
     def _per_tile(self, packed: Packed, values: Tensor) -> Tensor:
         """Rows of a table `[B, …]` of the batch's samples, one per tile of the chunk."""

@@ -4,23 +4,29 @@ Shapes: `logits` `[K, C, T]`, `weight` `[K, T]`, `gamma` `[K, 1]` (focusing expo
 sample). Targets are labels, int32 `[K, T]` with -1 = removed, or distributions over the classes,
 `[K, C, T]` with -1 at removed pixels. Every output of a tile depends on that tile alone.
 
+The kernels of labels are lean, those of distributions rich (see `vocabulary`): labels whose losses
+read rich sums are packed as distributions.
+
 `*_statistics` returns the sums of `vocabulary`; `*_gradient` writes
 `Σ_s coefficient_s · ∂sum_s/∂logits`; `*_map` returns the per-pixel terms of a combination of pixel
 sums. The derivative of a sum stands beside the sum it belongs to.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from lossd.core import vocabulary as v
+from lossd.core.pointwise import (
+    floored_power,
+    floored_power_slope,
+    jensen_shannon,
+    jensen_shannon_slope,
+    negative_entropy,
+    power,
+)
 from lossd.core.summation import tile_sum
-
-
-def _power(base: Tensor, exponent: Tensor) -> Tensor:
-    """`base ** exponent` for a base in [0, 1]; finite for every exponent."""
-    floor = torch.finfo(base.dtype).tiny
-    return torch.exp(exponent * torch.log(base.clamp_min(floor)))
-
 
 # -- labels --------------------------------------------------------------------------------------
 
@@ -52,7 +58,7 @@ def _label_terms(logits: Tensor, label: Tensor) -> tuple[Tensor, ...]:
         others,
         total,
         miss,
-        (cross_entropy),
+        cross_entropy,
         log_total,
     )
 
@@ -87,7 +93,7 @@ def label_statistics(
         [
             over_own(weight),
             over_own(weighted),
-            over_own(weighted * _power(miss, gamma)),
+            over_own(weighted * power(miss, gamma)),
             tile_sum(torch.where(valid[:, None], surprise * weight[:, None], 0.0)),
         ]
     )
@@ -119,7 +125,7 @@ def label_gradient(  # noqa: PLR0917 - a kernel takes its tensors by position
     # Everything that depends on the labelled class alone changes along one direction: its miss
     # moves by p_y·q·r and its cross entropy by q·r, with r = -1 at the class and e_c/Σ_others else.
     hit = own_exponential / total
-    focal = of_label(pixel[v.FOCAL]) * weight * _power(miss, gamma)
+    focal = of_label(pixel[v.FOCAL]) * weight * power(miss, gamma)
     through_miss = hit * (
         of_label(region[v.FALSE_NEGATIVE]) + 2.0 * of_label(region[v.SQUARED_ERROR_INSIDE]) * miss
     )
@@ -169,7 +175,7 @@ def label_map(
     surprise = torch.where(own, cross_entropy[:, None], (top + log_total)[:, None] - logits)
     spread = (pixel[v.NEGATIVE_LOG_LIKELIHOOD][:, :, None] * surprise).sum(1)
     own_terms = cross_entropy * (
-        of_label(pixel[v.CROSS_ENTROPY]) + of_label(pixel[v.FOCAL]) * _power(miss, gamma)
+        of_label(pixel[v.CROSS_ENTROPY]) + of_label(pixel[v.FOCAL]) * power(miss, gamma)
     )
     return weight * (own_terms + spread)
 
@@ -177,53 +183,115 @@ def label_map(
 # -- distributions -------------------------------------------------------------------------------
 
 
-def _distribution_terms(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    valid = target[:, 0] >= 0
-    logits = torch.where(valid[:, None], logits, 0.0)
-    target = torch.where(valid[:, None], target, 0.0)
-    top = logits.amax(1)
-    is_top = logits == top[:, None]
-    exponential = torch.exp(logits - top[:, None])
-    others = torch.where(is_top, 0.0, exponential).sum(1) + (
-        torch.where(is_top, 1.0, 0.0).sum(1) - 1.0
-    )
+@dataclass(frozen=True)
+class _Terms:
+    """Quantities of every pixel and class, `[K, C, T]` unless said otherwise."""
+
+    valid: Tensor
+    """`[K, 1, T]`"""
+    logits: Tensor
+    """0 at removed pixels."""
+    target: Tensor
+    is_top: Tensor
+    alone: Tensor
+    """The one class above all others, where there is one."""
+    log_total: Tensor
+    """`[K, 1, T]`, logarithm of the sum of exponentials relative to the top."""
+    probability: Tensor
+    miss: Tensor
+    surprise: Tensor
+    error: Tensor
+    """p - y with the digits of small misses."""
+    weight: Tensor
+    """`[K, 1, T]`, 0 at removed pixels."""
+
+
+def _distribution_terms(logits: Tensor, target: Tensor, weight: Tensor) -> _Terms:
+    valid = target[:, :1] >= 0
+    logits = torch.where(valid, logits, 0.0)
+    target = torch.where(valid, target, 0.0)
+    top = logits.amax(1)[:, None]
+    is_top = logits == top
+    exponential = torch.exp(logits - top)
+    tops = torch.where(is_top, 1.0, 0.0).sum(1)[:, None]
+    others = torch.where(is_top, 0.0, exponential).sum(1)[:, None] + (tops - 1.0)
     total = 1.0 + others
-    probability = exponential / total[:, None]
+    probability = exponential / total
     # Only the top class can be near 1, where 1 - p would lose its digits.
-    miss = torch.where(is_top, (others / total)[:, None], 1.0 - probability)
-    surprise = (top[:, None] - logits) + torch.log1p(others)[:, None]
-    error = torch.where(target == 1.0, -miss, probability - target)
-    return valid, logits, target, is_top, probability, miss, surprise, error
+    miss = torch.where(is_top, others / total, 1.0 - probability)
+    log_total = torch.log1p(others)
+    return _Terms(
+        valid=valid,
+        logits=logits,
+        target=target,
+        is_top=is_top,
+        alone=is_top & (tops == 1.0),
+        log_total=log_total,
+        probability=probability,
+        miss=miss,
+        surprise=(top - logits) + log_total,
+        error=torch.where(target == 1.0, -miss, probability - target),
+        weight=torch.where(valid, weight[:, None], 0.0),
+    )
+
+
+def _runners_up(one: _Terms) -> tuple[Tensor, Tensor]:
+    """What stands behind the top class.
+
+    Returns:
+        `[K, C, T]`: the softmax of all classes but the top ones; `[K, 1, T]`: -ln(1 - p) of a
+        class that is alone at the top, finite however far it stands above the others.
+    """
+    lowest = torch.finfo(one.logits.dtype).min
+    top = one.logits.amax(1)[:, None]
+    second = torch.where(one.is_top, lowest, one.logits).amax(1)[:, None]
+    behind = torch.exp(torch.where(one.is_top, -torch.inf, one.logits - second))
+    total = behind.sum(1)[:, None].clamp_min(1.0)
+    return behind / total, one.log_total + (top - second) - torch.log(total)
+
+
+def _complement_surprise(one: _Terms) -> Tensor:
+    """-ln(1 - p), `[K, C, T]`."""
+    _, of_top = _runners_up(one)
+    return torch.where(
+        one.alone, of_top, -torch.log1p(-torch.where(one.alone, 0.0, one.probability))
+    )
 
 
 def distribution_statistics(
     logits: Tensor, target: Tensor, weight: Tensor, gamma: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Region sums `[6, K, C]` and pixel sums `[4, K, C]` of each tile."""
-    valid, logits, target, _, probability, miss, surprise, error = _distribution_terms(
-        logits, target
-    )
-    here = torch.where(valid[:, None], 1.0, 0.0).to(logits.dtype)
-    rest = here - target
-    squared = error * error
+    """Region sums `[8, K, C]` and pixel sums `[9, K, C]` of each tile."""
+    one = _distribution_terms(logits, target, weight)
+    here = torch.where(one.valid, 1.0, 0.0).to(logits.dtype)
+    rest = here - one.target
+    squared = one.error * one.error
+    error = torch.where(one.valid, one.error, 0.0)
     region = torch.stack(
         [
-            tile_sum(target),
-            tile_sum(target * miss),
-            tile_sum(rest * probability),
-            tile_sum(target * squared),
+            tile_sum(one.target),
+            tile_sum(one.target * one.miss),
+            tile_sum(rest * one.probability),
+            tile_sum(one.target * squared),
             tile_sum(rest * squared),
-            tile_sum(target * target),
+            tile_sum(one.target * one.target),
+            tile_sum(torch.relu(-error)),
+            tile_sum(torch.relu(error)),
         ]
     )
-    weight = torch.where(valid, weight, 0.0)[:, None]
-    weighted = weight * target * surprise
+    weighted = one.weight * one.target
+    exponent = gamma[:, None]
     pixel = torch.stack(
         [
-            tile_sum(weight * target),
             tile_sum(weighted),
-            tile_sum(weighted * _power(miss, gamma[:, None])),
-            tile_sum(torch.where(valid[:, None], weight * surprise, 0.0)),
+            tile_sum(weighted * one.surprise),
+            tile_sum(weighted * one.surprise * power(one.miss, exponent)),
+            tile_sum(torch.where(one.valid, one.weight * one.surprise, 0.0)),
+            tile_sum(weighted * one.miss),
+            tile_sum(weighted * floored_power(one.surprise, exponent)),
+            tile_sum(one.weight * negative_entropy(one.target)),
+            tile_sum(one.weight * jensen_shannon(one.probability, one.target, one.error)),
+            tile_sum(one.weight * (1.0 - one.target) * _complement_surprise(one)),
         ]
     )
     return region, pixel
@@ -239,59 +307,86 @@ def distribution_gradient(  # noqa: PLR0917 - a kernel takes its tensors by posi
     out: Tensor,
 ) -> None:
     """Derivative with respect to the logits, into `out`; arguments as in `label_gradient`."""
-    valid, logits, target, is_top, probability, miss, surprise, error = _distribution_terms(
-        logits, target
+    one = _distribution_terms(logits, target, weight)
+    region, pixel = region[:, :, :, None], pixel[:, :, :, None]
+    result = (
+        _through_probability(one, region, pixel)
+        + one.weight * _through_surprise(one, gamma[:, None], pixel)
+        + _through_complement(one, pixel[v.COMPLEMENT_CROSS_ENTROPY])
     )
-    slope = (
-        (1.0 - target)
-        * (
-            region[v.FALSE_POSITIVE][:, :, None]
-            + 2.0 * region[v.SQUARED_ERROR_OUTSIDE][:, :, None] * error
-        )
-        - target * region[v.FALSE_NEGATIVE][:, :, None]
-        + 2.0 * target * region[v.SQUARED_ERROR_INSIDE][:, :, None] * error
-    )
+    out.copy_(torch.where(one.valid, result, 0.0))
+
+
+def _through_probability(one: _Terms, region: Tensor, pixel: Tensor) -> Tensor:
+    """Derivative of the sums of functions of p."""
+    outside = region[v.FALSE_POSITIVE] + 2.0 * region[v.SQUARED_ERROR_OUTSIDE] * one.error
+    inside = 2.0 * region[v.SQUARED_ERROR_INSIDE] * one.error - region[v.FALSE_NEGATIVE]
+    slope = (1.0 - one.target) * outside + one.target * inside
+    slope = slope - torch.where(one.error < 0, region[v.SOFT_FALSE_NEGATIVE], 0.0)
+    slope = slope + torch.where(one.error > 0, region[v.SOFT_FALSE_POSITIVE], 0.0)
+    jensen = jensen_shannon_slope(one.probability, one.target, one.error)
+    slope = slope + one.weight * (pixel[v.JENSEN_SHANNON] * jensen - pixel[v.MISS] * one.target)
     # ∂/∂z_j Σ_k f(p_k) = p_j (slope_j - Σ_k slope_k p_k); at the top class p ≈ 1, so its own part
     # is taken out of the sum before the subtraction: slope_j·q_j minus the others' share.
-    share = slope * probability
-    top_share = torch.where(is_top, share, 0.0).sum(1)[:, None]
-    other_share = torch.where(is_top, 0.0, share).sum(1)[:, None]
-    through_region = probability * torch.where(
-        is_top,
-        slope * miss - (top_share - share) - other_share,
+    share = slope * one.probability
+    top_share = torch.where(one.is_top, share, 0.0).sum(1)[:, None]
+    other_share = torch.where(one.is_top, 0.0, share).sum(1)[:, None]
+    return one.probability * torch.where(
+        one.is_top,
+        slope * one.miss - (top_share - share) - other_share,
         slope - top_share - other_share,
     )
 
-    # ∂/∂z_j Σ_c u_c·(-ln p_c) = U·p_j - u_j, in the same two forms.
-    weight = torch.where(valid, weight, 0.0)[:, None]
-    exponent = gamma[:, None]
-    focusing = _power(miss, exponent) + exponent * probability * surprise * _power(
-        miss.clamp_min(_FOCUS_FLOOR), exponent - 1.0
+
+def _through_surprise(one: _Terms, gamma: Tensor, pixel: Tensor) -> Tensor:
+    """Derivative of the sums of functions of -ln p, before the weight."""
+    # ∂/∂z_j Σ_c u_c·(-ln p_c) = U·p_j - u_j, in two forms as above.
+    focusing = power(one.miss, gamma) + gamma * one.probability * one.surprise * power(
+        one.miss.clamp_min(v.POWER_FLOOR), gamma - 1.0
     )
-    pull = weight * (
-        target * (pixel[v.CROSS_ENTROPY][:, :, None] + pixel[v.FOCAL][:, :, None] * focusing)
-        + pixel[v.NEGATIVE_LOG_LIKELIHOOD][:, :, None]
+    pull = (
+        one.target
+        * (
+            pixel[v.CROSS_ENTROPY]
+            + pixel[v.FOCAL] * focusing
+            + pixel[v.POWERED_CROSS_ENTROPY] * floored_power_slope(one.surprise, gamma)
+        )
+        + pixel[v.NEGATIVE_LOG_LIKELIHOOD]
     )
-    pull_total = pull.sum(1)[:, None]
-    through_pixel = torch.where(
-        is_top, (pull_total - pull) - pull_total * miss, pull_total * probability - pull
+    total = pull.sum(1)[:, None]
+    return torch.where(
+        one.is_top, (total - pull) - total * one.miss, total * one.probability - pull
     )
-    out.copy_(torch.where(valid[:, None], through_region + through_pixel, 0.0))
 
 
-_FOCUS_FLOOR = 1e-7
-"""Below this miss a fractional focusing power would have an infinite slope."""
+def _through_complement(one: _Terms, coefficient: Tensor) -> Tensor:
+    """Derivative of the sum of -ln(1 - p)."""
+    # ∂/∂z_k of -ln(1 - p_c) is p_c at k = c and -p_k·p_c/(1 - p_c) elsewhere; for a class that is
+    # alone at the top p_k/(1 - p_c) is the softmax of the others.
+    shares, _ = _runners_up(one)
+    factor = one.weight * (1.0 - one.target) * coefficient
+    of_top = torch.where(one.alone, factor * one.probability, 0.0).sum(1)[:, None]
+    odds = torch.where(one.alone, 0.0, factor * one.probability / one.miss.clamp_min(v.POWER_FLOOR))
+    total = odds.sum(1)[:, None]
+    pushed = torch.where(one.alone, 0.0, of_top * shares)
+    return factor * one.probability - one.probability * (total - odds) - pushed
 
 
 def distribution_map(
     logits: Tensor, target: Tensor, weight: Tensor, gamma: Tensor, pixel: Tensor
 ) -> Tensor:
     """Per-pixel terms `[K, T]` whose sum is `Σ_s coefficient_s · sum_s`; 0 at removed pixels."""
-    valid, logits, target, _, _, miss, surprise, _ = _distribution_terms(logits, target)
-    weight = torch.where(valid, weight, 0.0)
-    factor = target * (
-        pixel[v.CROSS_ENTROPY][:, :, None]
-        + pixel[v.FOCAL][:, :, None] * _power(miss, gamma[:, None])
+    one = _distribution_terms(logits, target, weight)
+    exponent, pixel = gamma[:, None], pixel[:, :, :, None]
+    of_target = (
+        one.surprise * (pixel[v.CROSS_ENTROPY] + pixel[v.FOCAL] * power(one.miss, exponent))
+        + pixel[v.MISS] * one.miss
+        + pixel[v.POWERED_CROSS_ENTROPY] * floored_power(one.surprise, exponent)
     )
-    terms = surprise * (factor + pixel[v.NEGATIVE_LOG_LIKELIHOOD][:, :, None])
-    return weight * terms.sum(1)
+    terms = (
+        one.target * of_target
+        + pixel[v.NEGATIVE_LOG_LIKELIHOOD] * one.surprise
+        + pixel[v.NEGATIVE_ENTROPY] * negative_entropy(one.target)
+        + pixel[v.JENSEN_SHANNON] * jensen_shannon(one.probability, one.target, one.error)
+    )
+    return torch.where(one.valid, one.weight * terms, 0.0).sum(1)

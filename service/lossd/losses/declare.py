@@ -1,122 +1,60 @@
 """How a loss is declared: one function, whose signature and docstring are all there is to say.
 
 The function's name is the wire name, its keyword-only parameters are the options (their
-annotations the validation, their defaults the defaults), its docstring holds the formula and the
-source. A decorator says of which kind it is:
+annotations the validation, their defaults the defaults), its docstring holds the formula, when to
+use it, the traps and the source. A decorator says what the function is given and gives:
 
-- `@region_loss`: sums per class `[B, C]` -> loss per class `[B, C]`. Which classes count and how
-  they are averaged is common to all of them (`RegionOptions`).
-- `@pooled_loss`: the same sums and the classes' weights -> one loss `[B]`.
-- `@pixel_loss`: sums per label `[B, G, L]` -> terms per label, linear in the sums. Class weights
-  and the normaliser are common to all of them (`PixelOptions`).
+tile losses, functions of the sums that the two fused passes make
+- `@region_loss`: sums per class -> loss per class `[B, C]`, averaged over classes.
+- `@pooled_loss`: all sums and the classes' weights -> one loss `[B]`.
+- `@pixel_loss`: sums per label -> terms per label `[B, G, L]`, linear in the sums.
 - `@compound_loss`: a combination of losses that exist already.
+
+sample losses, functions of one whole sample, differentiated by autograd
+- `@class_loss`: a `MaskSample` -> loss per class `[C]`, or terms per class and pixel `[C, *S]`,
+  averaged over classes.
+- `@map_loss`: a `MaskSample` -> terms per channel and pixel `[G, *S]`, averaged over pixels.
+
+row losses, functions of tables without pixels
+- `@row_loss`: inputs with the sample axis first -> one loss `[B]`, rows independent.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
-import inspect
-import itertools
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from torch import Tensor
 
+from lossd.losses.kinds import KINDS, Input, Kind
+from lossd.losses.mask_sample import MaskSample
+from lossd.losses.options import (
+    Check,
+    ClassOptions,
+    Options,
+    PixelOptions,
+    RegionOptions,
+    WeightOptions,
+)
+from lossd.losses.registry import LOSSES, Function, Loss, input_names, register
 from lossd.losses.sums import RegionSums, Sums, Task, class_sum, ratio
-from lossd_client.errors import FieldError, InvalidParameterError, UnknownLossError
-
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-ClassId = Annotated[int, Field(ge=0)]
-
-Problem = tuple[str, str]
-"""A parameter and what is wrong with it."""
-
-_SHOWN_CHARACTERS = 40
-"""How much of a wrong value an error repeats."""
 
 ALL_TASKS: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
 SIGMOID_TASKS: tuple[Task, ...] = ("binary", "multilabel")
 
-
-class Options(BaseModel):
-    """Parameters of a loss; unknown names are refused, booleans are not numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    def problems(self, task: Task, channels: int) -> Iterator[Problem]:
-        """What is wrong with the options for a task and a number of channels."""
-        del task
-        weights = getattr(self, "class_weights", None)
-        if weights is not None and len(weights) != channels:
-            message = f"needs one weight per channel, {channels}, got {len(weights)}"
-            yield "class_weights", message
+Vocabulary = Literal["lean", "rich"]
+Decorator = Callable[[Function], Function]
 
 
-class ClassOptions(Options):
-    """Options of every loss over the regions of classes."""
-
-    classes: Literal["present", "all"] | list[ClassId] | None = Field(
-        None,
-        description="Classes that count: those present in the sample's target, all, or a list of "
-        "ids. Null: present for multiclass (all where none is present), all for binary and "
-        "multilabel.",
-    )
-    include_background: bool = Field(
-        default=True, description="False drops class 0 after the activation."
-    )
-    class_weights: list[NonNegative] | None = Field(
-        None,
-        description="One weight per channel for the average over classes, renormalised over the "
-        "classes that count.",
-    )
-
-    def problems(self, task: Task, channels: int) -> Iterator[Problem]:
-        """What is wrong with the options for a task and a number of channels."""
-        yield from super().problems(task, channels)
-        if isinstance(self.classes, list) and (not self.classes or max(self.classes) >= channels):
-            yield "classes", f"ids must lie in 0 … {channels - 1}, got {self.classes}"
-        if not self.include_background and channels == 1:
-            yield "include_background", "binary has one channel and no background to drop"
-
-
-class RegionOptions(ClassOptions):
-    """Options of a loss that is averaged over classes."""
-
-    average: Literal["macro", "micro"] = Field(
-        "macro", description="Average the classes' losses, or sum their statistics first."
-    )
-
-    def problems(self, task: Task, channels: int) -> Iterator[Problem]:
-        """What is wrong with the options for a task and a number of channels."""
-        yield from super().problems(task, channels)
-        if self.class_weights is not None and self.average == "micro":
-            yield "class_weights", "weighs a macro average; average is micro"
-
-
-class PixelOptions(Options):
-    """Options of every loss over pixels."""
-
-    class_weights: list[NonNegative] | None = Field(
-        None, description="One weight per channel, applied to the pixels of that class."
-    )
-    normalize: Literal["pixels", "weights"] = Field(
-        "pixels", description="Divide by the valid pixels, or by the sum of the weights applied."
-    )
-
-
-Check = Callable[[Any, Task, int], Iterator[Problem]]
+# -- tile losses ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Values:
-    """What a loss says of B samples."""
+    """What a tile loss says of B samples."""
 
     value: Tensor
     """`[B]`, float64."""
@@ -124,105 +62,89 @@ class Values:
     """`[B, C]`, NaN where a class does not count."""
     pixel_terms: Tensor | None = None
     """`[B]`, the value before its normaliser, for losses that have a per-pixel map."""
+    fell_back: Tensor | None = None
+    """`[B]` bool: no class was present, so all of them counted."""
+    empty: Tensor | None = None
+    """`[B]` bool: there was nothing to divide by."""
 
 
 @dataclass(frozen=True)
-class Loss(ABC):
-    """A loss of the catalogue."""
+class TileLoss(Loss):
+    """A function of sums over the sample's pixels."""
 
-    name: str
-    function: Callable[..., Tensor]
-    parameters: type[Options]
-    family: str
-    aliases: tuple[str, ...]
-    tasks: tuple[Task, ...]
-    focusing: str | None
-    """Parameter that is the exponent of the kernels' focal sum, if the loss reads that sum."""
-    check: Check | None
-    """Problems of the loss's own parameters that their types cannot tell."""
-    kind: ClassVar[str] = "pixel"
-    returns: ClassVar[tuple[str, ...]] = ("value", "gradient")
+    focusing: str | None = None
+    """Parameter that is the exponent of the kernels' focal and powered sums, if it reads those."""
+    vocabulary: Vocabulary = "lean"
+    """Which sums it reads."""
 
     @abstractmethod
     def values(self, sums: Sums, options: Any) -> Values:
         """The loss of each sample."""
 
-    def own_parameters(self, options: Options) -> dict[str, Any]:
-        """The parameters that the function itself takes."""
-        return {name: getattr(options, name) for name in _keywords(self.function)}
-
     def exponent(self, options: Options) -> float | None:
-        """Focusing exponent with which the focal sum has to be made."""
+        """Exponent with which the focal and powered sums have to be made."""
         return None if self.focusing is None else float(getattr(options, self.focusing))
 
-    def read_options(
-        self, given: Mapping[str, Any], *, task: Task, channels: int, loc: Sequence[str | int]
-    ) -> Options:
-        """Parameters of a request, validated against the signature and the inputs.
-
-        Raises:
-            InvalidParameterError: a parameter is unknown, of the wrong type or out of range, or
-                the loss does not take this task.
-        """
-        if task not in self.tasks:
-            msg = f"{self.name} takes task {' or '.join(self.tasks)}, not {task}"
-            raise InvalidParameterError(msg, errors=[FieldError((*loc, "name"), msg)])
-        try:
-            options = self.parameters.model_validate(dict(given))
-        except ValidationError as error:
-            raise _parameter_error(self, error, loc) from error
-        problems = options.problems(task, channels)
-        if self.check is not None:
-            problems = itertools.chain(problems, self.check(options, task, channels))
-        for name, message in problems:
-            detail = f"{self.name}.{name}: {message}"
-            raise InvalidParameterError(
-                detail, errors=[FieldError((*loc, "params", name), message)]
-            )
-        return options
+    def reads(self, options: Options, *, soft_target: bool) -> Vocabulary:
+        """Which sums these options need."""
+        if soft_target and getattr(options, "soft_label", False):
+            return "rich"
+        return self.vocabulary
 
 
 @dataclass(frozen=True)
-class RegionLoss(Loss):
+class RegionLoss(TileLoss):
     """A function of the sums over regions, averaged over classes."""
 
     returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "per_class", "statistics")
+    overlap: Literal["asked", "product"] = "asked"
+    """Whether `soft_label` changes the overlap, or it is the sum of p·y whatever is asked."""
 
     def values(self, sums: Sums, options: Any) -> Values:
         """Macro: mean of the classes' losses. Micro: loss of the classes' summed statistics."""
         region = sums.region
-        counted = counted_classes(region, sums.task, options)
+        if options.soft_label and self.overlap == "asked":
+            region = region.semimetric()
+        counted, fell_back = counted_classes(region, sums.task, options)
         own = self.own_parameters(options)
         per_class = self.function(region, **own)
         if options.average == "micro":
-            value = self.function(region.over_classes(counted), **own)[:, 0]
+            pooled = region.over_classes(counted)
+            value = self.function(pooled, **own)[:, 0]
+            empty = _any(pooled.empty)
         else:
-            weights = _average_weights(counted, options)
-            value = ratio(
-                class_sum(weights * torch.where(counted, per_class, 0.0)), class_sum(weights)
-            )[:, 0]
-        empty = region.pixels[:, 0] == 0
+            value = class_mean(per_class, counted, options)
+            empty = _any([where & counted for where in region.empty])
+        nothing = region.pixels[:, 0] == 0
         return Values(
-            value=torch.where(empty, 0.0, value),
+            value=torch.where(nothing, 0.0, value),
             per_class=torch.where(counted, per_class, torch.nan),
+            fell_back=fell_back & ~nothing,
+            empty=empty & ~nothing,
         )
 
 
 @dataclass(frozen=True)
-class PooledLoss(Loss):
-    """A function of the sums of all classes at once, with a weight for each of them."""
+class PooledLoss(TileLoss):
+    """A function of all sums at once, with a weight for each class."""
 
     returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "statistics")
 
     def values(self, sums: Sums, options: Any) -> Values:
         """The function of the sums and of the classes' weights, 0 where one does not count."""
-        weights = _average_weights(counted_classes(sums.region, sums.task, options), options)
-        value = self.function(sums.region, weights, **self.own_parameters(options))
-        return Values(value=torch.where(sums.region.pixels[:, 0] == 0, 0.0, value))
+        counted, fell_back = counted_classes(sums.region, sums.task, options)
+        weights = class_weights(counted, options)
+        value = self.function(sums, weights, **self.own_parameters(options))
+        nothing = sums.region.pixels[:, 0] == 0
+        return Values(
+            value=torch.where(nothing, 0.0, value),
+            fell_back=fell_back & ~nothing,
+            empty=_any([_counting(one, counted) for one in sums.region.empty], nothing) & ~nothing,
+        )
 
 
 @dataclass(frozen=True)
-class PixelLoss(Loss):
+class PixelLoss(TileLoss):
     """A sum of terms of single pixels, divided by their number or their weight."""
 
     returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "maps", "statistics")
@@ -240,7 +162,11 @@ class PixelLoss(Loss):
         if options.normalize == "weights":
             applied = (weights * sums.pixel.weight).flatten(1)
             normalizer = class_sum(applied)[:, 0] / terms.shape[1]
-        return Values(value=ratio(total, normalizer), pixel_terms=total)
+        return Values(
+            value=ratio(total, normalizer),
+            pixel_terms=total,
+            empty=(normalizer == 0) & (sums.pixels > 0),
+        )
 
 
 class Parts(Protocol):
@@ -251,59 +177,166 @@ class Parts(Protocol):
 
 
 @dataclass(frozen=True)
-class CompoundLoss(Loss):
-    """A combination of other losses."""
+class CompoundLoss(TileLoss):
+    """A combination of other tile losses."""
 
     returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "statistics")
 
     def values(self, sums: Sums, options: Any) -> Values:
         """What the function makes of its parts."""
+        parts: list[Values] = []
 
         def part(loss: str, **parameters: Any) -> Tensor:
             other = LOSSES[loss]
-            return other.values(sums, other.parameters.model_validate(parameters)).value
+            if not isinstance(other, TileLoss):
+                msg = f"{loss} is no function of sums"
+                raise TypeError(msg)
+            parts.append(other.values(sums, other.parameters.model_validate(parameters)))
+            return parts[-1].value
 
         given = {name: getattr(options, name) for name in type(options).model_fields}
-        return Values(value=self.function(part, **given))
+        value = self.function(part, **given)
+        return Values(
+            value=value,
+            fell_back=_any([one.fell_back for one in parts if one.fell_back is not None]),
+            empty=_any([one.empty for one in parts if one.empty is not None]),
+        )
 
 
-LOSSES: dict[str, Loss] = {}
-"""Every loss by its wire name."""
-
-ALIASES: dict[str, str] = {}
-"""Wire name by alias."""
+# -- sample losses -------------------------------------------------------------------------------
 
 
-def find_loss(name: str) -> Loss:
-    """Loss of a name or an alias.
+@dataclass(frozen=True)
+class SampleValues:
+    """What a sample loss says of one sample."""
 
-    Raises:
-        UnknownLossError: there is none; the message offers the nearest names.
-    """
-    loss = LOSSES.get(ALIASES.get(name, name))
-    if loss is None:
-        near = difflib.get_close_matches(name, [*LOSSES, *ALIASES], n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; GET /v1/losses lists them"
-        msg = f"there is no loss {name!r}{hint}"
-        raise UnknownLossError(msg, errors=[FieldError(("losses",), msg)])
-    return loss
+    value: Tensor
+    """`[]`, float64."""
+    per_class: Tensor | None = None
+    """`[C]`, NaN where a class does not count."""
+    pixel_map: Tensor | None = None
+    """`[*S]`, terms whose mean over the valid pixels is the value; 0 at removed pixels."""
+    fell_back: bool = False
+    """No class was present, so all of them counted."""
+    empty: bool = False
+    """There was nothing to divide by."""
 
 
-Function = Callable[..., Tensor]
+@dataclass(frozen=True)
+class SampleLoss(Loss):
+    """A function of one whole sample of the pixel kind."""
+
+    @abstractmethod
+    def value(self, sample: MaskSample, options: Any) -> SampleValues:
+        """The loss of a sample with at least one valid pixel."""
+
+
+@dataclass(frozen=True)
+class ClassLoss(SampleLoss):
+    """A function of a sample with a value per class, averaged over classes."""
+
+    returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "per_class")
+
+    def value(self, sample: MaskSample, options: Any) -> SampleValues:
+        """Mean over the classes that count; terms per pixel are averaged over pixels first."""
+        options = options.of_task(sample.task)
+        found = self.function(sample, **self.own_parameters(options))
+        target = torch.where(sample.valid, sample.target, 0.0).flatten(1).sum(1).cpu()
+        counted, fell_back = _counted(target[None], sample.task, options)
+        weights = class_weights(counted, options)[0]
+        per_class = found
+        pixel_map = None
+        if found.ndim > 1:
+            terms = torch.where(sample.valid, found, 0.0)
+            per_class = terms.flatten(1).sum(1) / sample.pixels
+            share = ratio(weights, weights.sum()).to(found.device)
+            pixel_map = (share.view(-1, *(1,) * sample.spatial_axes) * terms).sum(0).detach()
+        on_cpu = torch.where(counted[0], per_class.cpu(), 0.0)
+        return SampleValues(
+            value=ratio((weights * on_cpu).sum(), _normalizer(weights, options)),
+            per_class=torch.where(counted[0], per_class.detach().cpu(), torch.nan),
+            pixel_map=pixel_map,
+            fell_back=bool(fell_back[0]),
+        )
+
+
+@dataclass(frozen=True)
+class MapClassLoss(ClassLoss):
+    """A class loss of terms per pixel, so that there is a map."""
+
+    returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "per_class", "maps")
+
+
+@dataclass(frozen=True)
+class MapLoss(SampleLoss):
+    """A function of a sample with a term per pixel."""
+
+    returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "maps")
+
+    def value(self, sample: MaskSample, options: Any) -> SampleValues:
+        """Mean over valid pixels and channels, or their sum over the weights applied."""
+        found = self.function(sample, **self.own_parameters(options))
+        terms = torch.where(sample.valid, found, 0.0)
+        pixel_map = terms.mean(0)
+        normalizer = sample.scores.new_tensor(float(sample.pixels))
+        if getattr(options, "normalize", "pixels") == "weights":
+            normalizer = sample.applied_weight
+        return SampleValues(
+            value=ratio(pixel_map.sum(), normalizer).cpu(),
+            pixel_map=pixel_map.detach(),
+            empty=float(normalizer) == 0,
+        )
+
+
+# -- row losses ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RowLoss(Loss):
+    """A function of tables whose rows are samples."""
+
+    inputs: tuple[Input, ...] = ()
+
+    def value(self, tensors: Mapping[str, Tensor], options: Options) -> Tensor:
+        """The loss of each row, `[B]`, float64."""
+        positional = [tensors[name] for name in input_names(self.function)]
+        return self.function(*positional, **self.own_parameters(options))
+
+
+# -- decorators ----------------------------------------------------------------------------------
 
 
 def region_loss(
-    *, aliases: tuple[str, ...] = (), tasks: tuple[Task, ...] = ALL_TASKS
-) -> Callable[[Function], Function]:
+    *,
+    aliases: tuple[str, ...] = (),
+    tasks: tuple[Task, ...] = ALL_TASKS,
+    overlap: Literal["asked", "product"] = "asked",
+) -> Decorator:
     """Declares `function(sums: RegionSums, *, …) -> [B, C]`."""
-    return _register(RegionLoss, RegionOptions, family="region", aliases=aliases, tasks=tasks)
+    return register(
+        RegionLoss, RegionOptions, family="region", aliases=aliases, tasks=tasks, overlap=overlap
+    )
 
 
 def pooled_loss(
-    *, aliases: tuple[str, ...] = (), tasks: tuple[Task, ...] = ALL_TASKS
-) -> Callable[[Function], Function]:
-    """Declares `function(sums: RegionSums, weights [B, C], *, …) -> [B]`."""
-    return _register(PooledLoss, ClassOptions, family="region", aliases=aliases, tasks=tasks)
+    *,
+    aliases: tuple[str, ...] = (),
+    tasks: tuple[Task, ...] = ALL_TASKS,
+    options: type[Options] = ClassOptions,
+    family: str = "region",
+    focusing: str | None = None,
+    vocabulary: Vocabulary = "lean",
+) -> Decorator:
+    """Declares `function(sums: Sums, weights [B, C], *, …) -> [B]`."""
+    return register(
+        PooledLoss,
+        options,
+        family=family,
+        aliases=aliases,
+        tasks=tasks,
+        focusing=focusing,
+        vocabulary=vocabulary,
+    )
 
 
 def pixel_loss(
@@ -311,17 +344,19 @@ def pixel_loss(
     aliases: tuple[str, ...] = (),
     tasks: tuple[Task, ...] = ALL_TASKS,
     focusing: str | None = None,
+    vocabulary: Vocabulary = "lean",
     check: Check | None = None,
     label_weights: Callable[..., Tensor] | None = None,
-) -> Callable[[Function], Function]:
+) -> Decorator:
     """Declares `function(sums: PixelSums, *, …) -> [B, G, L]`, linear in the sums."""
-    return _register(
+    return register(
         PixelLoss,
         PixelOptions,
         family="distribution",
         aliases=aliases,
         tasks=tasks,
         focusing=focusing,
+        vocabulary=vocabulary,
         check=check,
         label_weights=label_weights,
     )
@@ -329,138 +364,136 @@ def pixel_loss(
 
 def compound_loss(
     *, aliases: tuple[str, ...] = (), tasks: tuple[Task, ...] = ALL_TASKS
-) -> Callable[[Function], Function]:
+) -> Decorator:
     """Declares `function(part: Parts, *, …) -> [B]`."""
-    return _register(CompoundLoss, RegionOptions, family="compound", aliases=aliases, tasks=tasks)
+    return register(CompoundLoss, RegionOptions, family="compound", aliases=aliases, tasks=tasks)
 
 
-def counted_classes(region: RegionSums, task: Task, options: ClassOptions) -> Tensor:
-    """Which classes enter the average of each sample, `[B, C]` bool."""
-    channels = region.target.shape[1]
-    allowed = torch.ones(channels, dtype=torch.bool)
-    if not options.include_background:
-        allowed[0] = False
-    chosen = options.classes or ("present" if task == "multiclass" else "all")
-    if isinstance(chosen, list):
-        listed = torch.zeros(channels, dtype=torch.bool)
-        listed[chosen] = True
-        return (allowed & listed).expand_as(region.target)
-    if chosen == "all":
-        return allowed.expand_as(region.target)
-    present = allowed & (region.target.detach() > 0)
-    return torch.where(present.any(-1, keepdim=True), present, allowed)
-
-
-def _register(
-    cls: type[Loss],
-    options: type[Options],
+def class_loss(
     *,
     family: str,
-    aliases: tuple[str, ...],
-    tasks: tuple[Task, ...],
-    focusing: str | None = None,
+    aliases: tuple[str, ...] = (),
+    tasks: tuple[Task, ...] = ALL_TASKS,
+    options: type[Options] = ClassOptions,
+    gives: Literal["classes", "pixels"] = "classes",
     check: Check | None = None,
-    **more: Any,
-) -> Callable[[Function], Function]:
-    def register(function: Function) -> Function:
-        name = function.__name__
-        LOSSES[name] = cls(
-            name=name,
-            function=function,
-            parameters=_options_model(name, function, options),
-            family=family,
-            aliases=aliases,
-            tasks=tasks,
-            focusing=focusing,
-            check=check,
-            **more,
-        )
-        ALIASES.update(dict.fromkeys(aliases, name))
-        return function
-
-    return register
+) -> Decorator:
+    """Declares `function(sample: MaskSample, *, …) -> [C]`, or `[C, *S]` if it gives pixels."""
+    cls = MapClassLoss if gives == "pixels" else ClassLoss
+    return register(cls, options, family=family, aliases=aliases, tasks=tasks, check=check)
 
 
-@functools.cache
-def _keywords(function: Function) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+def map_loss(
+    *,
+    family: str,
+    aliases: tuple[str, ...] = (),
+    tasks: tuple[Task, ...] = ALL_TASKS,
+    options: type[Options] = WeightOptions,
+    check: Check | None = None,
+) -> Decorator:
+    """Declares `function(sample: MaskSample, *, …) -> [G, *S]`; the value is the mean over it."""
+    return register(MapLoss, options, family=family, aliases=aliases, tasks=tasks, check=check)
+
+
+def row_loss(
+    kind: Kind,
+    *,
+    family: str,
+    aliases: tuple[str, ...] = (),
+    replaced: tuple[Input, ...] = (),
+    check: Check | None = None,
+) -> Decorator:
+    """Declares `function(first input, second input, …, *, …) -> [B]`.
+
+    The positional parameters are named after the inputs of the kind. Tensors arrive in float64,
+    targets of ids, labels and 0 or 1 in int64, on the CPU.
+
+    Args:
+        kind: which inputs it takes, see `kinds.KINDS`.
+        family: heading under which the catalogue lists it.
+        aliases: other names.
+        replaced: inputs that are other than the kind's own of that name.
+        check: finds problems of its parameters.
+    """
+    own = {one.name: one for one in replaced}
+    inputs = tuple(own.get(one.name, one) for one in KINDS[kind])
+    return register(
+        RowLoss, Options, family=family, aliases=aliases, kind=kind, check=check, inputs=inputs
     )
 
 
-def _options_model(name: str, function: Function, base: type[Options]) -> type[Options]:
-    signature = inspect.signature(function, eval_str=True)
-    told = docstring_arguments(function)
-    own: dict[str, Any] = {
-        key: (
-            Annotated[signature.parameters[key].annotation, Field(description=told.get(key))],
-            signature.parameters[key].default,
-        )
-        for key in _keywords(function)
-        if key not in base.model_fields
-    }
-    return create_model(f"{name}_options", __base__=base, **own)
+# -- averages over classes -----------------------------------------------------------------------
 
 
-def docstring_section(function: Function, title: str) -> str:
-    """Text of one section of a docstring, dedented; empty if there is none."""
-    text = inspect.cleandoc(function.__doc__ or "")
-    found = re.search(rf"^{title}:\n((?:[ ]{{4}}.*\n?|\n)+)", text, re.MULTILINE)
-    return inspect.cleandoc(found.group(1)).strip() if found else ""
+def counted_classes(region: RegionSums, task: Task, options: Any) -> tuple[Tensor, Tensor]:
+    """Which classes count in each sample `[B, C]` bool, and `[B]`: whether none was present."""
+    return _counted(region.target.detach(), task, options)
 
 
-def docstring_arguments(function: Function) -> dict[str, str]:
-    """Description of each argument in the docstring's `Args`."""
-    entries: dict[str, str] = {}
-    name = ""
-    for line in docstring_section(function, "Args").splitlines():
-        head = re.match(r"(\w+): (.*)", line)
-        if head and not line.startswith(" "):
-            name = head.group(1)
-            entries[name] = head.group(2)
-        elif name:
-            entries[name] += " " + line.strip()
-    return entries
+def _counted(target: Tensor, task: Task, options: Any) -> tuple[Tensor, Tensor]:
+    """As `counted_classes`, from the sums of the targets `[B, C]`."""
+    channels = target.shape[1]
+    nowhere = torch.zeros(len(target), dtype=torch.bool)
+    allowed = torch.ones(channels, dtype=torch.bool)
+    if not getattr(options, "include_background", True):
+        allowed[0] = False
+    chosen = getattr(options, "classes", None) or ("present" if task == "multiclass" else "all")
+    if isinstance(chosen, list):
+        listed = torch.zeros(channels, dtype=torch.bool)
+        listed[chosen] = True
+        return (allowed & listed).expand_as(target), nowhere
+    if chosen == "all":
+        return allowed.expand_as(target), nowhere
+    present = allowed & (target > 0)
+    if chosen == "present_of_all":
+        return present, nowhere
+    absent = ~present.any(-1)
+    return torch.where(absent[:, None], allowed, present), absent
 
 
-def _parameter_error(
-    loss: Loss, error: ValidationError, loc: Sequence[str | int]
-) -> InvalidParameterError:
-    known = ", ".join(loss.parameters.model_fields)
-    messages: dict[tuple[str | int, ...], list[str]] = {}
-    for entry in error.errors(include_url=False, include_context=False):
-        name, *inside = entry["loc"]
-        # A union reports each of its members under the member's name; only indices are places.
-        place = (name, *(step for step in inside if isinstance(step, int)))
-        message = entry["msg"]
-        if entry["type"] == "extra_forbidden":
-            message = f"{loss.name} has no such parameter; it takes {known}"
-        elif not isinstance(entry["input"], (list, dict)):
-            message += f", got {repr(entry['input'])[:_SHOWN_CHARACTERS]}"
-        messages.setdefault(place, []).append(message)
-    errors = [
-        FieldError((*loc, "params", *place), "; or: ".join(texts))
-        for place, texts in messages.items()
-    ]
-    # The longest place is the most precise one.
-    first = max(errors, key=lambda entry: len(entry.loc))
-    field = ".".join(str(step) for step in first.loc[len(loc) + 1 :])
-    return InvalidParameterError(f"{loss.name}.{field}: {first.message}", errors=errors)
-
-
-def _average_weights(counted: Tensor, options: ClassOptions) -> Tensor:
+def class_weights(counted: Tensor, options: Any) -> Tensor:
     """Weights of the classes, `[B, C]` float64, 0 where one does not count."""
     weights = torch.ones(counted.shape[1], dtype=torch.float64)
-    if options.class_weights is not None:
-        weights = weights.new_tensor(options.class_weights)
+    given = getattr(options, "class_weights", None)
+    if given is not None:
+        weights = weights.new_tensor(given)
     return torch.where(counted, weights, 0.0)
 
 
-def _label_weights(terms: Tensor, task: Task, class_weights: list[float] | None) -> Tensor:
+def class_mean(per_class: Tensor, counted: Tensor, options: Any) -> Tensor:
+    """Weighted mean `[B]` over the classes that count of values `[B, C]`."""
+    weights = class_weights(counted, options)
+    total = class_sum(weights * torch.where(counted, per_class, 0.0))[:, 0]
+    return ratio(total, _normalizer(weights, options))
+
+
+def _normalizer(weights: Tensor, options: Any) -> Tensor:
+    """What a weighted sum over classes is divided by, without the last axis."""
+    if getattr(options, "classes", None) != "present_of_all":
+        return class_sum(weights)[..., 0]
+    allowed = torch.ones(weights.shape[-1], dtype=torch.bool)
+    if not options.include_background:
+        allowed[0] = False
+    every = class_weights(allowed[None], options)
+    return class_sum(every)[0, 0].expand(weights.shape[:-1])
+
+
+def _counting(found: Tensor, counted: Tensor) -> Tensor:
+    """What was found of classes that count; what was found of samples stays."""
+    return found & counted if found.shape == counted.shape else found
+
+
+def _any(found: list[Tensor], like: Tensor | None = None) -> Tensor:
+    """`[B]` bool: whether anything was found in a sample, from `[B]` or `[B, C]` each."""
+    rows = [one if one.ndim == 1 else one.any(-1) for one in found]
+    if not rows:
+        return torch.zeros_like(like) if like is not None else torch.zeros(1, dtype=torch.bool)
+    return torch.stack(rows).any(0)
+
+
+def _label_weights(terms: Tensor, task: Task, given: list[float] | None) -> Tensor:
     """Class weights in the shape of the terms: `[1, L]` per label or `[G, 1]` per channel."""
-    if class_weights is None:
+    if given is None:
         return terms.new_ones(1, 1)
-    weights = terms.new_tensor(class_weights)
+    weights = terms.new_tensor(given)
     return weights[None, :] if task == "multiclass" else weights[:, None]

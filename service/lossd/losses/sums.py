@@ -1,8 +1,8 @@
-"""What a loss of the pixel kind sees of its samples: sums per class, in float64."""
+"""What a loss of the tiles sees of its samples: sums per class, in float64."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 import torch
@@ -23,7 +23,11 @@ class RegionSums:
     squared_error_inside: Tensor
     squared_error_outside: Tensor
     target_squared: Tensor
+    soft_false_negative: Tensor
+    soft_false_positive: Tensor
     pixels: Tensor
+    empty: list[Tensor] = field(default_factory=list, init=False, compare=False)
+    """Where there was nothing to divide by, `[B, C]` or `[B]` bool each."""
 
     @property
     def true_negative(self) -> Tensor:
@@ -35,18 +39,49 @@ class RegionSums:
         """`Σ p·y`, from the complement so that good masks keep their digits."""
         return self.target - self.false_negative
 
+    def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        """`numerator / denominator`; 0 with gradient 0, and noted, where the denominator is 0."""
+        self.note_empty(denominator == 0)
+        return ratio(numerator, denominator)
+
+    def note_empty(self, where: Tensor) -> None:
+        """Notes that there is nothing to divide by, `[B, C]` bool, for the answer's warnings."""
+        self.empty.append(where.detach())
+
+    def semimetric(self) -> RegionSums:
+        """The same with `Σ min(p, y)` as the true positives: both errors and it add up again."""
+        return replace(
+            self,
+            false_negative=self.soft_false_negative,
+            false_positive=self.soft_false_positive,
+        )
+
+    def complement(self) -> RegionSums:
+        """The sums of the label off, for channels of a sigmoid: what is on is off."""
+        return RegionSums(
+            target=self.pixels - self.target,
+            false_negative=self.false_positive,
+            false_positive=self.false_negative,
+            squared_error_inside=self.squared_error_outside,
+            squared_error_outside=self.squared_error_inside,
+            target_squared=self.pixels - 2.0 * self.target + self.target_squared,
+            soft_false_negative=self.soft_false_positive,
+            soft_false_positive=self.soft_false_negative,
+            pixels=self.pixels,
+        )
+
     def over_classes(self, counted: Tensor) -> RegionSums:
         """The same sums, `[B, 1]`, over the classes where `counted` `[B, C]` is true."""
         return RegionSums(
-            *(
-                class_sum(torch.where(counted, getattr(self, field.name), 0.0))
-                for field in fields(self)
-            )
+            *(class_sum(torch.where(counted, values, 0.0)) for values in self._tensors())
         )
 
     def over_samples(self) -> RegionSums:
         """Each row the sum of all rows, differentiable with respect to its own row only."""
-        return RegionSums(*(_shared(getattr(self, field.name)) for field in fields(self)))
+        return RegionSums(*(_shared(values) for values in self._tensors()))
+
+    def _tensors(self) -> list[Tensor]:
+        return [getattr(self, entry.name) for entry in fields(self) if entry.name != "empty"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +89,7 @@ class PixelSums:
     """Weighted sums of pixel quantities per label, each `[B, G, L]`; see `core.vocabulary`.
 
     Multiclass: one group, L = C labels. Binary and multilabel: a group per channel, labels off, on.
+    Those behind `negative_log_likelihood` hold zeros unless the losses' vocabulary is rich.
     """
 
     count: Tensor
@@ -62,6 +98,11 @@ class PixelSums:
     cross_entropy: Tensor
     focal: Tensor
     negative_log_likelihood: Tensor
+    miss: Tensor
+    powered_cross_entropy: Tensor
+    negative_entropy: Tensor
+    jensen_shannon: Tensor
+    complement_cross_entropy: Tensor
 
 
 @dataclass(frozen=True)
@@ -80,7 +121,13 @@ class Sums:
 
 
 def region_sums(region: Tensor, pixels: Tensor) -> RegionSums:
-    """Named view of `[B, 6, C]` and `[B]`."""
+    """Named view of `[B, 6 or 8, C]` and `[B]`.
+
+    Lean sums have no soft errors; they are read for hard targets only, where both are the same.
+    """
+    rich = region.shape[1] > v.REGION_SUMS
+    soft_negative = v.SOFT_FALSE_NEGATIVE if rich else v.FALSE_NEGATIVE
+    soft_positive = v.SOFT_FALSE_POSITIVE if rich else v.FALSE_POSITIVE
     return RegionSums(
         target=region[:, v.TARGET],
         false_negative=region[:, v.FALSE_NEGATIVE],
@@ -88,6 +135,8 @@ def region_sums(region: Tensor, pixels: Tensor) -> RegionSums:
         squared_error_inside=region[:, v.SQUARED_ERROR_INSIDE],
         squared_error_outside=region[:, v.SQUARED_ERROR_OUTSIDE],
         target_squared=region[:, v.TARGET_SQUARED],
+        soft_false_negative=region[:, soft_negative],
+        soft_false_positive=region[:, soft_positive],
         pixels=pixels[:, None],
     )
 

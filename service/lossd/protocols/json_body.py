@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lossd.losses.kinds import ACTIVATION_INPUTS
 from lossd.protocols.documents import parse_object
 from lossd.protocols.files import Budget, read_class_rles, read_npy, read_png, read_rle
 from lossd_client.errors import InvalidInputError, MalformedBodyError
@@ -44,8 +45,8 @@ def read_inputs(value: Any, budget: Budget) -> Inputs:
 
 def _input(name: str, value: Any, budget: Budget) -> Array:
     array = read_tensor(value, f"inputs.{name[:40]}", budget)
-    # JSON has one kind of number: where all logits are whole, their list says so, but means floats.
-    if name == "logits" and isinstance(value, list) and array.dtype == np.int64:
+    # JSON has one kind of number: where all scores are whole, their list says so, but means floats.
+    if name in ACTIVATION_INPUTS and isinstance(value, list) and array.dtype == np.int64:
         return array.astype(np.float32)
     return array
 

@@ -11,6 +11,7 @@ import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from lossd.losses.kinds import ACTIVATION_INPUTS, SHARED_INPUTS
 from lossd.protocols.documents import parse, parse_object
 from lossd.protocols.files import Budget, read_class_rles, read_rle, reader_of
 from lossd.protocols.json_body import Inputs
@@ -217,6 +218,17 @@ def _from_json(document: Any, what: str, budget: Budget) -> Array:
 
 
 def _inputs(files: dict[str, list[Array]], *, sample_axis: bool) -> Inputs:
+    shared = {name: files.pop(name) for name in SHARED_INPUTS if name in files}
+    for name, arrays in shared.items():
+        if len(arrays) > 1:
+            msg = f"{name} belongs to all samples: one file, got {len(arrays)}"
+            raise InvalidInputError(msg)
+    objects = _own_inputs(files, sample_axis=sample_axis)
+    return [{**one, **{name: arrays[0] for name, arrays in shared.items()}} for one in objects]
+
+
+def _own_inputs(files: dict[str, list[Array]], *, sample_axis: bool) -> Inputs:
+    """Input objects of the files that hold samples."""
     counts = {name: len(arrays) for name, arrays in files.items()}
     if len(set(counts.values())) > 1:
         msg = f"every input needs as many files as there are samples, got {counts}"
@@ -235,7 +247,7 @@ def _inputs(files: dict[str, list[Array]], *, sample_axis: bool) -> Inputs:
 
 
 def _with_sample_axis(name: str, array: Array) -> Array:
-    if name == "logits" and array.ndim == _AXES_OF_LOGITS_WITHOUT_CHANNEL:
+    if name in ACTIVATION_INPUTS and array.ndim == _AXES_OF_LOGITS_WITHOUT_CHANNEL:
         array = array[None]
     return array[None]
 

@@ -10,14 +10,20 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from lossd_client.errors import FieldError, InvalidInputError, LabelOutOfRangeError
+from lossd.protocols.arrays import Loc, as_floats, first_index, refuse
+from lossd_client.errors import FieldError, LabelOutOfRangeError
 from lossd_client.wire import Array
-
-Loc = tuple[str | int, ...]
 
 _REMOVED, _WRONG = -1, -2
 _SUM_TOLERANCE = 1e-3
 _SHOWN = 5
+
+_HINTS = {
+    (255, False): "255 usually marks void pixels: say ignore_index 255",
+    (255, True): "a mask of 0 and 255 is sent as 0 and 1; where 255 marks void, say ignore_index "
+    "255",
+}
+"""What a wrong label usually means, by label and whether the task is binary."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def read_mask(mask: Array | None, loc: Loc) -> Array | None:
     if mask is None:
         return None
     if mask.dtype.kind not in "biu" and bool((mask != mask).any()):  # noqa: PLR0124 - only NaN is
-        _refuse(loc, "holds NaN; 0 removes a pixel, anything else keeps it")
+        refuse(loc, "holds NaN; 0 removes a pixel, anything else keeps it")
     return np.not_equal(mask, 0)
 
 
@@ -57,13 +63,13 @@ def read_weight_map(weight_map: Array | None, mask: Array | None, loc: Loc) -> A
     """
     if weight_map is None:
         return None
-    weights = _as_floats(weight_map)
+    weights = as_floats(weight_map)
     if mask is not None:
         weights[~mask] = 0.0
     wrong = ~(np.isfinite(weights) & (weights >= 0))
     if bool(wrong.any()):
-        where = _first(wrong)
-        _refuse(loc, f"{loc[-1]}{where} is {weights[tuple(where)]}; weights are finite and >= 0")
+        where = first_index(wrong)
+        refuse(loc, f"{loc[-1]}{where} is {weights[tuple(where)]}; weights are finite and >= 0")
     return weights
 
 
@@ -103,17 +109,17 @@ def read_channels(target: Array, kind: Channels, mask: Array | None, loc: Loc) -
         values = target.astype(np.int8) if target.dtype.itemsize == 1 else target.astype(np.int64)
         values = np.where((values == 0) | (values == 1), values, _WRONG).astype(np.int8)
     else:
-        values = _as_floats(target)
+        values = as_floats(target)
     removed = None if mask is None else np.broadcast_to(~mask[:, None], values.shape)
     with np.errstate(invalid="ignore"):
         wrong = ~((values >= 0) & (values <= 1))
     if removed is not None:
         wrong &= ~removed
     if bool(wrong.any()):
-        where = _first(wrong)
-        _refuse(loc, f"{loc[-1]}{where} is {target[tuple(where)]}; targets lie in [0, 1]")
+        where = first_index(wrong)
+        refuse(loc, f"{loc[-1]}{where} is {target[tuple(where)]}; targets lie in [0, 1]")
     if kind.must_sum_to_one and not distribution_sums_to_one(target, mask):
-        _refuse(loc, f"channels of a multiclass target sum to 1 ± {_SUM_TOLERANCE} at every pixel")
+        refuse(loc, f"channels of a multiclass target sum to 1 ± {_SUM_TOLERANCE} at every pixel")
     if removed is not None:
         values = np.where(removed, np.array(_REMOVED, dtype=values.dtype), values)
     return values
@@ -122,15 +128,9 @@ def read_channels(target: Array, kind: Channels, mask: Array | None, loc: Loc) -
 def distribution_sums_to_one(target: Array, mask: Array | None) -> bool:
     """Whether the channels of `[B, C, *S]` sum to 1 ± 1e-3 at every pixel that counts."""
     with np.errstate(invalid="ignore", over="ignore"):
-        totals = _as_floats(target).sum(1)
+        totals = as_floats(target).sum(1)
         near = np.abs(totals - 1.0) <= _SUM_TOLERANCE
     return bool(near.all() if mask is None else (near | ~mask).all())
-
-
-def _as_floats(array: Array) -> Array:
-    """The array in float32, float64 if it is that already; what does not fit is infinite."""
-    with np.errstate(over="ignore"):
-        return array.astype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
 def _table(dtype: np.dtype[Any], kind: Labels, small: np.dtype[Any]) -> Array:
@@ -145,26 +145,17 @@ def _table(dtype: np.dtype[Any], kind: Labels, small: np.dtype[Any]) -> Array:
 
 
 def _refuse_label(target: Array, wrong: Array, kind: Labels, loc: Loc) -> NoReturn:
-    where = _first(wrong)
+    where = first_index(wrong)
     label = int(target[tuple(where)])
     found = np.unique(target[wrong])
     others = ", ".join(str(int(value)) for value in found[:_SHOWN]) + (
         ", …" if len(found) > _SHOWN else ""
     )
     ignore = "not set" if kind.ignore_index is None else str(kind.ignore_index)
+    hint = _HINTS.get((label, kind.task == "binary")) if kind.ignore_index is None else None
     message = (
         f"label {label} at {loc[-1]}{where} is not one of the {kind.classes} classes "
         f"0 … {kind.classes - 1} of this {kind.task} task (ignore_index is {ignore}; "
         f"{int(wrong.sum())} pixels hold labels out of range: {others})"
-    )
+    ) + (f"; {hint}" if hint else "")
     raise LabelOutOfRangeError(message, errors=[FieldError((*loc, *where), message)])
-
-
-def _first(wrong: Array) -> list[int]:
-    flat = int(wrong.reshape(-1).argmax())
-    return [int(axis) for axis in np.unravel_index(flat, wrong.shape)]
-
-
-def _refuse(loc: Loc, message: str) -> NoReturn:
-    detail = f"{'.'.join(map(str, loc))}: {message}"
-    raise InvalidInputError(detail, errors=[FieldError(loc, message)])
