@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jobs import Core, make_job
-from lossd.core.job import Job, Outcome
+from lossd.core.job import AnyJob, Outcome
 from lossd_client.wire import Array
 
 LOSSES = [
@@ -50,7 +50,7 @@ def sample(rng: np.random.Generator, task: str, channels: int) -> dict[str, Arra
     return {"logits": logits, "target": target, "mask": mask}
 
 
-def answers(core: Core, jobs: list[Job]) -> list[list[dict[str, bytes]]]:
+def answers(core: Core, jobs: list[AnyJob]) -> list[list[dict[str, bytes]]]:
     """The bytes of every sample of every job, by tensor."""
     found = []
     for outcome in core.run(jobs):

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.row_inputs import ROW_LOSSES, inputs_of
 from jobs import case
 from lossd_client import AsyncClient, Client, errors, losses
+from lossd_client.wire import Array
 from oracles.expected import expected
 
 DICE_AND_FRIENDS: list[str | losses.Loss] = [
@@ -62,10 +64,18 @@ def test_every_loss_class_works_with_its_defaults(service_url: str) -> None:
         classes = [getattr(losses, name) for name in losses.__all__ if name != "Loss"]
         assert {cls.name for cls in classes} == set(catalogue)
         for cls in classes:
-            task = catalogue[cls.name]["tasks"][0]
-            one = case(task, dtype=np.float32)
-            result = client.evaluate([cls()], task=task, **one.inputs)
+            inputs, fields = (
+                (inputs_of(cls.name), {})
+                if cls.name in ROW_LOSSES
+                else _pixel_inputs(catalogue[cls.name]["tasks"][0])
+            )
+            result = client.evaluate([cls()], inputs=[inputs], **fields)
             assert np.isfinite(result[cls.name]).all()
+
+
+def _pixel_inputs(task: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    one = case(task, dtype=np.float32)
+    return one.inputs, one.fields
 
 
 def test_half_precision_both_ways(service_url: str) -> None:

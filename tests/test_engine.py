@@ -13,7 +13,7 @@ from jobs import make_job
 from lossd import engine as engine_module
 from lossd.core import compiled
 from lossd.core.evaluation import evaluate
-from lossd.core.job import Job
+from lossd.core.job import AnyJob
 from lossd.engine import Engine
 from lossd.settings import Settings
 from lossd_client.errors import (
@@ -26,7 +26,7 @@ from lossd_client.errors import (
 from service_fixture import wait_until
 
 
-def job(value: float = 0.0, samples: int = 1) -> Job:
+def job(value: float = 0.0, samples: int = 1) -> AnyJob:
     logits = np.full((samples, 1, 2, 2), value, np.float32)
     return make_job("dice", {"logits": logits, "target": np.ones((samples, 2, 2), np.uint8)})
 
@@ -50,10 +50,10 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()
         self.batches: list[int] = []
-        self.then: Callable[[Sequence[Job]], None] = lambda _: None
+        self.then: Callable[[Sequence[AnyJob]], None] = lambda _: None
         monkeypatch.setattr("lossd.engine.evaluate", self)
 
-    def __call__(self, jobs: Sequence[Job], *rest: Any) -> Any:
+    def __call__(self, jobs: Sequence[AnyJob], *rest: Any) -> Any:
         self.batches.append(len(jobs))
         self.entered.set()
         assert self.opened.wait(10)
@@ -90,7 +90,7 @@ def test_a_job_that_fails_its_batch_fails_alone(monkeypatch: pytest.MonkeyPatch)
         jobs = [job(float(number)) for number in range(5)]
         tickets = [engine.submit(one, timeout_s=10) for one in jobs]
 
-        def fail_with_the_guilty(batch: Sequence[Job]) -> None:
+        def fail_with_the_guilty(batch: Sequence[AnyJob]) -> None:
             if any(one is jobs[3] for one in batch):
                 msg = "kernel broke"
                 raise RuntimeError(msg)
@@ -145,7 +145,7 @@ def test_when_the_thread_dies_everybody_hears_of_it(monkeypatch: pytest.MonkeyPa
         assert gate.entered.wait(10)
         waiting = engine.submit(job(), timeout_s=10)
 
-        def die(_: Sequence[Job]) -> None:
+        def die(_: Sequence[AnyJob]) -> None:
             raise DeviceLostError
 
         gate.then = die
@@ -161,7 +161,7 @@ def test_when_the_thread_dies_everybody_hears_of_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_wrong_canary_fails_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(jobs: Sequence[Job], *rest: Any) -> Any:
+    def wrong(jobs: Sequence[AnyJob], *rest: Any) -> Any:
         (outcome,) = evaluate(jobs, *rest)
         assert not isinstance(outcome, LossdError)
         outcome.tensors["loss/cross_entropy"] += 1e-3

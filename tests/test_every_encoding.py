@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.row_inputs import ROW_LOSSES, differentiable, inputs_of
 from jobs import case
 from lossd.losses import LOSSES
 from lossd_client import Client
 from lossd_client.wire import SAFETENSORS, Array, decode_tensor
-from benchmarks.row_inputs import ROW_LOSSES, differentiable, inputs_of
 from service_fixture import Caller, Served, npy, read_answer, safetensors, tensor
 
 
@@ -41,7 +41,7 @@ def test_all_ways_in_give_the_same_bits(served: Served, name: str) -> None:
         **{key: json.dumps(value) for key, value in asked.items()},
     )
     with Client(str(caller.base_url)) as client:
-        result = client.evaluate(name, **inputs, **asked)
+        result = client.evaluate(name, inputs=[inputs], **asked)
 
     answer, tensors = read_answer(by_file)
     assert answer["warnings"] == []
@@ -53,7 +53,8 @@ def test_all_ways_in_give_the_same_bits(served: Served, name: str) -> None:
             np.testing.assert_array_equal(gradient, tensors[f"gradient/{key}"])
     np.testing.assert_array_equal(result[name], tensors[f"loss/{name}"])
     for key in inputs_with_gradient:
-        np.testing.assert_array_equal(result.gradient[key], tensors[f"gradient/{key}"])
+        (gradient,) = result.gradient[key]
+        np.testing.assert_array_equal(gradient, tensors[f"gradient/{key}"])
     assert set(result.maps) == ({name} if "maps" in LOSSES[name].returns else set())
     assert set(result.per_class) == ({name} if "per_class" in LOSSES[name].returns else set())
 
@@ -122,7 +123,7 @@ def test_a_spacing_that_fits_nothing_is_refused(app_client: Caller, spacing: Any
 def test_bfloat16_logits_travel_through_json(app_client: Caller) -> None:
     logits = np.array([[[[1.5, -2.0]]]], np.float32)
     raw = (logits.view(np.uint32) >> 16).astype("<u2").tobytes()
-    document = {
+    document: dict[str, Any] = {
         "losses": ["lovasz_hinge", "bce"],
         "inputs": {
             "logits": {

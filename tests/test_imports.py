@@ -15,8 +15,8 @@ CLIENT = ROOT / "client" / "lossd_client"
 LAYERS = [
     {"core.vocabulary", "settings", "metrics", "batching"},
     {"losses"},
-    {"core"},
-    {"protocols", "engine", "catalogue", "logs", "api_description"},
+    {"core", "presets"},
+    {"protocols", "engine", "catalogue", "formula", "listing", "logs", "api_description"},
     {"requests"},
     {"app"},
     {"__main__"},

@@ -13,7 +13,7 @@ import pytest
 
 from jobs import Core, make_job
 from lossd.losses import LOSSES, Task, find_loss
-from lossd.losses.presets import PRESETS, Convention, preset_aggregate, preset_parameters
+from lossd.presets import PRESETS, Convention, preset_aggregate, preset_parameters
 from lossd_client.wire import Array
 from lossd_client.wire import Preset as PresetName
 

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.row_inputs import ROW_LOSSES, differentiable, inputs_of, shared
 from jobs import Core, make_job
 from lossd_client.errors import InvalidInputError, LabelOutOfRangeError
 from lossd_client.wire import NUMPY_DTYPES, Array
 from oracles.expected import expected_rows
-from benchmarks.row_inputs import ROW_LOSSES, differentiable, inputs_of, shared
 from variants import variants
 
 NAMES = list(ROW_LOSSES)

@@ -78,7 +78,8 @@ def test_an_undeclared_255_is_told_or_warned_of(core: Core) -> None:
         make_job("dice", {"logits": np.zeros((1, 3, 9)), "target": target})
     with pytest.raises(LabelOutOfRangeError, match="0 and 255 is sent as 0 and 1"):
         make_job("dice", {"logits": np.zeros((1, 1, 9)), "target": target})
-    many = {"logits": np.random.default_rng(0).normal(size=(1, 300, 9)), "target": target}
+    logits = np.random.default_rng(0).normal(size=(1, 300, 9))
+    many: dict[str, Array] = {"logits": logits, "target": target}
     (warning,) = warnings(core, "dice", many)
     assert "label 255 occurs" in warning
     assert warnings(core, "dice", many, ignore_index=255) == ()

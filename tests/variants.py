@@ -51,7 +51,13 @@ OWN: dict[str, list[Params]] = {
     "bce_dice": [{"ce_weight": 0.7, "dice_weight": 2.0}],
     "focal_tversky": [{"exponent": 1.5}, {"exponent": 1.0, "fp_weight": 1.0}],
     "sensitivity_specificity": [{"sensitivity_weight": 0.5}],
-    "generalized_dice": [{"weighting": "simple"}, {"weighting": "uniform"}],
+    "generalized_dice": [
+        {"weighting": "simple"},
+        {"weighting": "uniform"},
+        {"smoothing": "unscaled"},
+        {"smoothing": "unscaled", "weighting": "simple", "smooth_nr": 0.5, "smooth_dr": 2.0},
+        {"smoothing": "unscaled", "weighting": "uniform", "classes": "all"},
+    ],
     "poly1_cross_entropy": [{"epsilon": -0.5}],
     "dice_focal": [
         {"reduction_over_classes": "sum"},
@@ -86,7 +92,11 @@ OWN: dict[str, list[Params]] = {
     "triplet": [{"normalize": False}, {"squared": False}, {"margin": 2.0}],
     "hinge_embedding": [{"squared": True}, {"delta": 0.1}],
     "quality_focal": [{"beta": 0.5}, {"beta": 3.0}],
-    "svm_hinge": [{"margin": 0.3}],
+    "svm_hinge": [
+        {"margin": 0.3},
+        {"reduction_over_classes": "mean"},
+        {"margin": 2.5, "reduction_over_classes": "mean"},
+    ],
     "softmax_l2": [{"l2": 0.0}, {"l2": 2.0}],
 }
 
@@ -105,7 +115,7 @@ def variants(name: str, channels: int = 0, task: Task | str = "") -> list[Params
         elif "class_weights" in fields and type(loss) not in WIDE_BY_CLASS:
             found.append({"class_weights": WEIGHTS})
     if name == "weighted_cross_entropy" and task != "multiclass":
-        found.append({"beta": 2.5})
+        found += [{"beta": 2.5}, {"beta": 2.5, "normalize": "weights"}]
     if name == "focal":
         found.append({"alpha": [0.2, 0.5, 1.0, 0.1]} if task == "multiclass" else {"alpha": 0.25})
     return found

@@ -82,6 +82,8 @@ def _class(loss: Loss) -> str:
 
 
 def _docstring(loss: Loss, ordered: list[str]) -> list[str]:
+    if not ordered:
+        return [f'    """{summary(loss)}"""']
     text = [f'    """{summary(loss)}', "", "    Attributes:"]
     for name in ordered:
         told = loss.parameters.model_fields[name].description or ""

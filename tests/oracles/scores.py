@@ -34,7 +34,7 @@ def svm_hinge(row: dict[str, Tensor], params: dict[str, Any]) -> Tensor:
         behind = score - logits[own] + params.get("margin", 1.0)
         if rival != own and behind > 0:
             total = total + behind
-    return total
+    return total / len(logits) if params.get("reduction_over_classes") == "mean" else total
 
 
 def softmax_l2(row: dict[str, Tensor], params: dict[str, Any]) -> Tensor:

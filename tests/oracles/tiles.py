@@ -168,11 +168,14 @@ def _generalized_dice(sample: Sample, params: dict[str, Any]) -> Tensor:
     volume = sample.target.sum(1)
     power = {"square": 2, "simple": 1, "uniform": 0}[params.get("weighting", "square")]
     raw = {c: 1.0 / float(volume[c]) ** power for c in counted if float(volume[c]) > 0}
-    largest = max(raw.values(), default=1.0)
+    if params.get("smoothing") == "unscaled":
+        divisor, largest = 1.0, max(raw.values(), default=0.0 if power else 1.0)
+    else:
+        divisor = largest = max(raw.values(), default=1.0)
     given = params.get("class_weights") or [1.0] * len(tp)
     top = bottom = torch.zeros((), dtype=torch.float64)
     for c in counted:
-        weight = given[c] * raw.get(c, largest) / largest
+        weight = given[c] * raw.get(c, largest) / divisor
         top = top + 2 * weight * tp[c]
         bottom = bottom + weight * (2 * tp[c] + fp[c] + fn[c])
     return 1 - (top + nr) / (bottom + dr)
@@ -189,7 +192,8 @@ def _weighted_cross_entropy(sample: Sample, params: dict[str, Any]) -> tuple[Ten
         return -(rare * y * log_p), rare * y
     off_weight, on_weight = on / pixels, rare
     if params.get("beta") is not None:
-        off_weight, on_weight = torch.ones_like(on), torch.full_like(on, params["beta"])
+        # beta is a price, not one of the weights that normalize divides by
+        return -(params["beta"] * y * log_p + (1 - y) * log_q), torch.ones_like(y)
     terms = -(on_weight * y * log_p + off_weight * (1 - y) * log_q)
     return terms, on_weight * y + off_weight * (1 - y)
 
@@ -309,7 +313,7 @@ def _dice_focal(sample: Sample, params: dict[str, Any]) -> Tensor:
     if params.get("reduction_over_classes", "mean") == "mean":
         return mean
     weights = params.get("class_weights") or [1.0] * len(y)
-    return mean * sum(weights[c] for c in _counted(sample, params))
+    return torch.as_tensor(mean * sum(weights[c] for c in _counted(sample, params)))
 
 
 def _exponential_logarithmic(sample: Sample, params: dict[str, Any]) -> Tensor:

@@ -15,10 +15,6 @@ from oracles.whole import Whole, WholeOracle
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 
 
-def _seen(whole: Whole) -> Tensor:
-    return whole.target * whole.valid
-
-
 def _cross(axes: int) -> list[tuple[int, ...]]:
     """Offsets of a pixel and its direct neighbours."""
     box = itertools.product((-1, 0, 1), repeat=axes)
@@ -31,7 +27,7 @@ def _hausdorff_erosion(whole: Whole, params: dict[str, Any]) -> Tensor:
     for step in _cross(axes):
         kernel[0, 0][tuple(1 + offset for offset in step)] = 1.0 / (2 * axes + 1)
     values = []
-    for p, y in zip(probability(whole), _seen(whole), strict=True):
+    for p, y in zip(probability(whole), whole.target, strict=True):
         remaining = (p - y) ** 2
         total = torch.zeros_like(remaining)
         for k in range(1, params.get("iterations", 10) + 1):
@@ -79,7 +75,7 @@ def _structural_similarity(whole: Whole, params: dict[str, Any]) -> Tensor:
     share = params.get("weight", 0.5)
     values = []
     logits = live_logits(whole)
-    for c, (p, y) in enumerate(zip(probability(whole), _seen(whole), strict=True)):
+    for c, (p, y) in enumerate(zip(probability(whole), whole.target, strict=True)):
         if whole.task == "multiclass":
             others = torch.cat([logits[:c], logits[c + 1 :]]).logsumexp(0)
             margin = logits[c] - others
@@ -87,7 +83,8 @@ def _structural_similarity(whole: Whole, params: dict[str, Any]) -> Tensor:
             margin = logits[c]
         bce = functional.binary_cross_entropy_with_logits(margin, y, reduction="none")
         e = (_structure(y, params) - _structure(p, params)).abs()
-        threshold = params.get("beta", 0.1) * max(float(e.detach().max()), 1e-4)
+        largest = max(float(e.detach().max()), 1e-4)
+        threshold = max(params.get("beta", 0.1) * largest, 1e-12)
         chosen = (e.detach() > threshold) & whole.valid
         local = (e * bce)[chosen].mean() if chosen.any() else 0.0 * p.sum()
         values.append(share * bce[whole.valid].mean() + (1.0 - share) * local)
@@ -127,7 +124,7 @@ def _skeleton(mask: Tensor, iterations: int) -> Tensor:
 def _soft_cldice(whole: Whole, params: dict[str, Any]) -> Tensor:
     iterations, smooth = params.get("iterations", 3), params.get("smooth", 1.0)
     values = []
-    for p, y in zip(probability(whole), _seen(whole), strict=True):
+    for p, y in zip(probability(whole), whole.target, strict=True):
         shares = []
         for skeleton, other in ((_skeleton(p, iterations), y), (_skeleton(y, iterations), p)):
             on = skeleton[whole.valid]

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 PATH = Path(__file__).resolve().parents[2] / "tests" / "data" / "peer_values.json"
 DISTRIBUTIONS = ("monai", "segmentation-models-pytorch", "nnunetv2", "torch", "torchvision")
+TASKS = ("binary", "multiclass", "multilabel")
 IGNORED = 255
 _SEED = 20
 _DECIMALS = 3
@@ -162,10 +163,12 @@ def _tables(random: np.random.Generator) -> dict[str, Inputs]:
     boxes = np.concatenate([corner, corner + size], -1).round(2)
     values = random.normal(0, 1.5, (2, 3, 2, 4)).round(_DECIMALS)
     anchor, positive, negative = random.normal(0, 1, (3, 4, 6)).round(_DECIMALS)
+    scores, labels = _logits(random, (5, 4)), random.integers(0, 4, 5)
     return {
         "boxes": {"prediction": boxes[0], "target": boxes[1]},
         "values": {"prediction": values[0], "target": values[1]},
         "triplets": {"anchor": anchor, "positive": positive, "negative": negative},
+        "scores": {"logits": scores, "target": labels},
     }
 
 
@@ -189,11 +192,9 @@ def monai_cases() -> list[Case]:
         ("matthews", "MCCLoss", ""),
         ("boundary", "BoundaryLoss", ""),
         ("hausdorff_dt", "HausdorffDTLoss", ""),
-        ("generalized_dice", "GeneralizedDiceLoss", ", smooth_nr=0, smooth_dr=0"),
+        ("generalized_dice", "GeneralizedDiceLoss", ""),
     ):
-        # The generalized Dice loss of an empty binary mask is 0/0 without smoothing.
-        masks = ("binary", "multilabel") if loss == "generalized_dice" else _SIGMOID_INPUTS
-        calls = [(key, f"monai.{name}({sigmoid}{more})(logits, mask)") for key in masks]
+        calls = [(key, f"monai.{name}({sigmoid}{more})(logits, mask)") for key in _SIGMOID_INPUTS]
         calls += [
             (key, f"monai.{name}({softmax}{more})(logits, labels)") for key in _SOFTMAX_INPUTS
         ]
@@ -202,6 +203,7 @@ def monai_cases() -> list[Case]:
     weights = {"class_weights": [0.5, 1.0, 0.5, 2.0]}
     return [
         *cases,
+        *monai_generalized_cases(),
         Case(
             "dice",
             "multiclass",
@@ -299,6 +301,46 @@ def monai_cases() -> list[Case]:
             "giou",
             "boxes",
             "monai.BoxGIoULoss()(prediction.float(), target.float())",
+        ),
+    ]
+
+
+def monai_generalized_cases() -> list[Case]:
+    """Cases of MONAI's generalized Dice loss: weights, smoothing and samples without a class."""
+    softmax, sigmoid = "softmax=True, to_onehot_y=True", "sigmoid=True"
+    loss, name = "generalized_dice", "monai.GeneralizedDiceLoss"
+    simple = {"weighting": "simple", "smooth_nr": 0.5, "smooth_dr": 2.0}
+    unsmoothed = {"smooth_nr": 0.0, "smooth_dr": 0.0}
+    return [
+        Case(
+            loss,
+            "multiclass_absent",
+            f"{name}({softmax}, batch=True)(logits, labels)",
+            fields=_BATCH,
+            gradient="shared",
+        ),
+        Case(
+            loss,
+            "multiclass_absent",
+            f"{name}({softmax}, include_background=False)(logits, labels)",
+            {"include_background": False},
+        ),
+        Case(
+            loss,
+            "binary_absent",
+            f"{name}({sigmoid}, w_type='simple', smooth_nr=0.5, smooth_dr=2)(logits, mask)",
+            simple,
+        ),
+        Case(
+            loss,
+            "binary_absent",
+            f"{name}({sigmoid}, w_type='uniform')(logits, mask)",
+            {"weighting": "uniform"},
+        ),
+        Case(loss, "binary_empty", f"{name}({sigmoid})(logits, mask)"),
+        Case(loss, "binary_soft", f"{name}({sigmoid})(logits, mask)"),
+        Case(
+            loss, "binary", f"{name}({sigmoid}, smooth_nr=0, smooth_dr=0)(logits, mask)", unsmoothed
         ),
     ]
 
@@ -544,6 +586,13 @@ def torch_cases() -> list[Case]:
         Case("focal", "binary", f"{focal}, alpha=0.6, gamma=1)", {"alpha": 0.6, "gamma": 1.0}),
         Case("focal", "multilabel_absent", f"{focal})"),
         Case("kl_divergence", "multiclass_soft", "nn.KLDivLoss()(logits.log_softmax(1), target)"),
+        Case("svm_hinge", "scores", "nn.MultiMarginLoss()(logits, target)"),
+        Case(
+            "svm_hinge",
+            "scores",
+            "nn.MultiMarginLoss(margin=0.3)(logits, target)",
+            {"margin": 0.3},
+        ),
         Case("l1", "values", "nn.L1Loss()(prediction, target)"),
         Case("l2", "values", "nn.MSELoss()(prediction, target)"),
         Case("smooth_l1", "values", "nn.SmoothL1Loss()(prediction, target)"),
@@ -611,7 +660,8 @@ def _rounded(gradient: Tensor | None) -> list[float]:
 
 def _entry(preset: str, case: Case, inputs: dict[str, Inputs]) -> dict[str, Any]:
     value, gradients = compute(case, inputs[case.inputs])
-    task = case.inputs.partition("_")[0] if "logits" in inputs[case.inputs] else ""
+    kind = case.inputs.partition("_")[0]
+    task = kind if kind in TASKS else ""
     return {
         "preset": preset,
         "loss": case.loss,

@@ -56,8 +56,9 @@ def boundary(sample: MaskSample) -> Tensor:
         - A transform of a mask without background is undefined; scipy answers with a ramp of
           meaningless numbers. Empty and full targets have distance 0 everywhere here.
         - The map is the target's alone, so it says nothing about where the prediction is.
-        - MONAI and many others leave out the background class; here all classes count unless
-          `include_background` or `classes` says otherwise.
+        - Many codes leave out the background class. MONAI's boundary loss counts all classes, as
+          here unless `include_background` or `classes` says otherwise; only its Hausdorff loss
+          leaves the background out by default.
 
     Example:
         >>> from lossd.core.distance import DistanceMaps

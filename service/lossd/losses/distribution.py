@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lossd.losses.declare import SIGMOID_TASKS, pixel_loss
@@ -112,9 +113,9 @@ def binary_cross_entropy(
 
 
 def _inverse_frequency(sums: PixelSums, *, beta: float | None = None) -> Tensor:
-    """Share of the pixels that have another label; with `beta`, 1 off and `beta` on."""
+    """Share of the pixels that have another label; ones with `beta`, which is no such weight."""
     if beta is not None:
-        return sums.count.new_tensor([1.0, beta]).expand_as(sums.count)
+        return torch.ones_like(sums.count)
     pixels = class_sum(sums.count)
     return ratio(pixels - sums.count, pixels)
 
@@ -166,8 +167,9 @@ def weighted_cross_entropy(sums: PixelSums, *, beta: NonNegative | None = None) 
         Jadon, "A survey of loss functions for semantic segmentation", 2020,
         https://arxiv.org/abs/2006.14822
     """
-    del beta  # it is a weight, see _inverse_frequency
-    return sums.cross_entropy
+    if beta is None:
+        return sums.cross_entropy
+    return sums.cross_entropy * sums.cross_entropy.new_tensor([1.0, beta])
 
 
 @pixel_loss(tasks=SIGMOID_TASKS)

@@ -45,9 +45,10 @@ def dice(
         divide by.
 
     Traps:
-        - Smoothing has no canonical value: MONAI adds 1e-5 above and below, nnU-Net and
-          mmsegmentation 1, kornia 1e-8 below only, segmentation_models_pytorch nothing but a floor.
-          On objects of a few pixels that decides the value; here both are parameters, in pixels.
+        - Smoothing has no canonical value: MONAI adds 1e-5 above and below, mmsegmentation 1,
+          kornia 1e-8 below only, segmentation_models_pytorch nothing but a floor. nnU-Net's classes
+          have 1 by default, its trainer gives them 1e-5. On objects of a few pixels that decides
+          the value; here both are parameters, in pixels.
         - Smoothing inside the factor 2, `2 (overlap + 1) / (areas + 1)`, makes perfect masks
           negative, and an empty mask that is rightly empty -1.
         - A class that the target lacks costs almost 1 for the slightest prediction, with next to no
@@ -525,6 +526,7 @@ def generalized_dice(
     weights: Tensor,
     *,
     weighting: Literal["square", "simple", "uniform"] = "square",
+    smoothing: Literal["scaled", "unscaled"] = "scaled",
     smooth_nr: NonNegative = 1e-5,
     smooth_dr: NonNegative = 1e-5,
 ) -> Tensor:
@@ -542,13 +544,17 @@ def generalized_dice(
     Args:
         sums: all sums.
         weights: weight of each class, `[B, C]`, 0 where it does not count.
-        weighting: 1/Y², 1/Y or 1 for a class of Y pixels, scaled by the sample's largest; a class
-            that counts but is absent gets the largest weight of its sample.
-        smooth_nr: added to the numerator.
-        smooth_dr: added to the denominator.
+        weighting: 1/Y², 1/Y or 1 for a class of Y pixels; a class that counts but is absent gets
+            the largest weight of its sample.
+        smoothing: `scaled` divides the weights by the sample's largest before smoothing enters;
+            `unscaled` adds it beside the weights as they are, which is MONAI's.
+        smooth_nr: added to the numerator; scaled, in pixels of the smallest class.
+        smooth_dr: added to the denominator, in the same unit.
 
     Returns:
-        `[B]`, in [0, 1] for equal smoothing.
+        `[B]`, in [0, 1] for equal smoothing. Where no class is present, `scaled` weighs all that
+        count with 1. `unscaled` has no weight of 1/Y² or 1/Y to give there and leaves the smoothing
+        alone: 0 for equal smoothing, gradient 0, with a warning.
 
     Traps:
         - An absent class would weigh infinitely much. Adding 1e-6 or 1e-10 to its squared area, as
@@ -557,9 +563,13 @@ def generalized_dice(
         - The sums over classes are taken before dividing, and areas belong to one class: a
           much-copied Keras version sums over the class axis as well, by which the weights cancel
           and micro Dice is left.
-        - Inverse squared areas of volumes are far smaller than any smoothing. Here weights are
-          scaled so that the smallest class has 1, and smoothing means pixels of that class;
-          unscaled implementations differ unless both smoothings are 0.
+        - Inverse squared areas of volumes are far smaller than any smoothing: beside weights as
+          they are, as in MONAI, 1e-5 takes a third off the loss of a single class of 100 000
+          pixels. Here the smallest class has weight 1 by default, and smoothing means pixels of
+          that class; `smoothing: unscaled` gives MONAI's number. Without smoothing both are the
+          same where a class is present.
+        - Unscaled, with weights of 1/Y² or 1/Y, a false alarm is free in a sample that lacks every
+          class. Scaled, it costs almost 1.
         - The loss is by Sudre et al.; Crum et al. (2006), often cited for it, describe the metric.
         - The weights come from the target alone and are constants of the gradient.
 
@@ -579,7 +589,15 @@ def generalized_dice(
     smallest = torch.where(present, volume, torch.inf).amin(-1, keepdim=True)
     # (smallest / volume) ** power is the weight divided by the sample's largest.
     relative = torch.where(present, (smallest / torch.where(present, volume, 1.0)) ** power, 1.0)
+    unit = torch.ones_like(smallest[:, 0])
+    if smoothing == "unscaled" and power > 0:
+        nowhere = ~present.any(-1)
+        region.note_empty(nowhere)
+        relative = torch.where(nowhere[:, None], 0.0, relative)
+        # Divided by the largest weight, as the weights are.
+        unit = torch.where(nowhere, 1.0, smallest[:, 0] ** power)
     scaled = weights * relative
     errors = class_sum(scaled * (region.false_positive + region.false_negative))[:, 0]
     overlap = class_sum(scaled * 2.0 * region.true_positive)[:, 0]
-    return region.ratio(errors + (smooth_dr - smooth_nr), overlap + errors + smooth_dr)
+    above, below = (smooth_dr - smooth_nr) * unit, smooth_dr * unit
+    return region.ratio(errors + above, overlap + errors + below)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -152,7 +154,13 @@ def distribution_focal(logits: Tensor, target: Tensor) -> Tensor:
 
 
 @row_loss("scores", family="scores")
-def svm_hinge(logits: Tensor, target: Tensor, *, margin: NonNegative = 1.0) -> Tensor:
+def svm_hinge(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    margin: NonNegative = 1.0,
+    reduction_over_classes: Literal["sum", "mean"] = "sum",
+) -> Tensor:
     r"""Hinge loss of a multiclass support vector machine.
 
     Formula:
@@ -167,14 +175,16 @@ def svm_hinge(logits: Tensor, target: Tensor, *, margin: NonNegative = 1.0) -> T
         logits: `[B, C]`, one score per class.
         target: `[B]`, the right class.
         margin: by how much the right class has to lead every other one, in units of the scores.
+        reduction_over_classes: `sum` over the wrong classes; `mean` divides it by the number C of
+            all classes, the right one included, as torch does.
 
     Returns:
         `[B]`, in units of the scores, at least 0; 0 where the right class leads by the margin.
-        With equal scores (C - 1) times the margin.
+        With equal scores (C - 1) times the margin, divided by C for the mean.
 
     Traps:
         - It is the sum over wrong classes, as in the CS231n notes. `MultiMarginLoss` of torch
-          divides it by C.
+          divides it by C, which is `mean` here, and not by the C - 1 wrong ones.
         - The right class itself must stay out of the sum; with it every value is larger by the
           margin.
         - On the edge of a margin the derivative is taken as 0.
@@ -192,7 +202,8 @@ def svm_hinge(logits: Tensor, target: Tensor, *, margin: NonNegative = 1.0) -> T
     """
     own = _one_hot(logits, target)
     behind = logits - logits.gather(1, target[:, None]) + margin
-    return row_sum(torch.where(own, 0.0, behind.relu()))
+    total = row_sum(torch.where(own, 0.0, behind.relu()))
+    return total if reduction_over_classes == "sum" else total / logits.shape[1]
 
 
 @row_loss("linear", family="scores")

@@ -1,9 +1,9 @@
 """Losses that look at a pixel's neighbours: repeated erosion, local statistics, skeletons.
 
-Windows reach across removed pixels, which leave the means: a prediction is seen whole, and a
-target is 0 there, whether `mask` or `ignore_index` removed them. Each class, and in it each
-iteration, is computed again for its derivative, so that the intermediate results of one iteration
-are held at a time and many classes, pixels or iterations do not exhaust the memory.
+Windows reach across removed pixels, which leave the means alone: prediction and target are seen
+whole, and a pixel with an ignored label has no class. Each class, and in it each iteration, is
+computed again for its derivative, so that the intermediate results of one iteration are held at a
+time and many classes, pixels or iterations do not exhaust the memory.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ _CONTRAST_FLOOR = 0.01
 """Added to local deviations; the C4 of the paper."""
 _DIFFERENCE_FLOOR = 1e-4
 """Least value that the largest structural difference is taken for."""
+_SAME_STRUCTURE = 1e-12
+"""Structural difference that is rounding, which counts as none whatever the share."""
 _CONSTANT_VARIANCE = 1e-24
 """Largest variance of a window that is rounding."""
 _NOTHING = 1e-15
@@ -58,13 +60,13 @@ def hausdorff_erosion(
     Use:
         Like `hausdorff_dt`, where errors should count by how thick they are and the derivative
         should see more than the squared error: here all of it is differentiable. It needs no
-        distance transform, but is the rougher measure, and cannot see errors thinner than three
-        pixels or of less than about one half. Add a region loss that can.
+        distance transform, but is the rougher measure: single pixels and errors well below 1 are
+        gone with the first erosion, so add a region loss that sees them.
 
     Args:
         sample: one sample.
         alpha: power of the erosion's number, by which errors that survive long weigh more.
-        iterations: number K of erosions; errors thicker than twice as many pixels weigh no more.
+        iterations: number K of erosions; errors that are thicker than those reach weigh no more.
 
     Returns:
         Terms `[C, *S]`; the value is at least 0, and 0 at p = y and wherever no error survives the
@@ -74,8 +76,9 @@ def hausdorff_erosion(
         - Every eroded map is rescaled to [0, 1] over the whole image, so the largest surviving
           error always counts fully, however faint it was, and the value jumps where it vanishes.
           Tolerances in a comparison have to be wide: rescaling multiplies rounding.
-        - B is a cross, weights 1/5 in two dimensions, 1/7 in three and 1/3 in one; the border
-          erodes, as nothing lies beyond it.
+        - B is a cross, weights 1/5 in two dimensions, 1/7 in three and 1/3 in one, so a line one
+          pixel thick survives in two dimensions (3/5) and not in three (3/7). The border erodes,
+          as nothing lies beyond it.
         - A constant map has no range to rescale by and stays as it is, as in kornia; the range
           counts as none below 1e-9.
         - kornia takes probabilities and averages over the stacked classes too, which is what the
@@ -111,7 +114,7 @@ def hausdorff_erosion(
             total = total + error * float(number) ** alpha
         return total
 
-    return _by_class(eroded, sample.probability, _seen(sample))
+    return _by_class(eroded, sample.probability, sample.target)
 
 
 def _window_problems(options: Any, task: Task, channels: int) -> Iterator[Problem]:
@@ -182,7 +185,7 @@ def structural_similarity(
         >>> structural_similarity(sample, weight=1.0)  # cross entropy at p = 0.8 everywhere
         tensor([0.2231], dtype=torch.float64)
         >>> structural_similarity(sample, weight=0.0)
-        tensor([0.0053], dtype=torch.float64)
+        tensor([0.0030], dtype=torch.float64)
 
     References:
         Zhao et al., "Correlation Maximized Structural Similarity Loss for Semantic Segmentation",
@@ -197,12 +200,13 @@ def structural_similarity(
             structure = _structure(target, weights)
         difference = (structure - _structure(log_probability.exp(), weights)).abs()
         largest = difference.detach().max().clamp_min(_DIFFERENCE_FLOOR)
-        differs = (difference.detach() > beta * largest) & sample.valid
+        differs = difference.detach() > max(beta * float(largest), _SAME_STRUCTURE)
+        differs = differs & sample.valid
         selected = torch.where(differs, difference * cross_entropy, 0.0).sum()
         plain = cross_entropy.sum() / sample.pixels
         return weight * plain + (1.0 - weight) * ratio(selected, differs.double().sum())
 
-    return _by_class(similarity, sample.log_probability, sample.log_miss, _seen(sample))
+    return _by_class(similarity, sample.log_probability, sample.log_miss, sample.target)
 
 
 class SkeletonOptions(ClassOptions):
@@ -301,7 +305,7 @@ def soft_cldice(
             disjoint, 1.0, (sensitivity / some) * stray + (precision / some) * missed
         )
 
-    return _by_class(distance, sample.log_probability, sample.log_miss, _seen(sample))
+    return _by_class(distance, sample.log_probability, sample.log_miss, sample.target)
 
 
 def _by_class(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -342,11 +346,6 @@ class _Recomputed(torch.autograd.Function):
             torch.autograd.grad(result, [one for one in inputs if one.requires_grad], of_result)
         )
         return (None, *(next(found) if want else None for want in wanted))
-
-
-def _seen(sample: MaskSample) -> Tensor:
-    """Target `[C, *S]` as windows see it; removed pixels have no class."""
-    return torch.where(sample.valid, sample.target, 0.0)
 
 
 def _neighbours(values: Tensor, axis: int, *, beyond: float) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lossd.core.job import LossCall
 from lossd.losses import Loss, Task
-from lossd.losses.presets import preset_aggregate, preset_parameters
+from lossd.presets import PRESETS, preset_aggregate, preset_parameters
 from lossd_client.wire import Aggregate, EvaluateRequest
 
 
@@ -23,14 +23,18 @@ class Calls:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Rows that the preset's library has no loss for."""
+        """Rows that the preset's library has no loss for, or not for this task."""
+        return tuple(self._without_convention())
+
+    def _without_convention(self) -> Iterator[str]:
         if self.preset is None:
-            return ()
-        missing = [row.label for row in self.rows if row.label not in self.preset["filled"]]
-        name = self.preset["name"]
-        return tuple(
-            f"{label}: preset {name} has no such loss, so nothing was filled" for label in missing
-        )
+            return
+        name, filled = self.preset["name"], self.preset["filled"]
+        for row in self.rows:
+            if row.label not in filled:
+                reason = PRESETS[name].absent.get(row.loss.name)
+                told = f"; {reason}" if reason else ""
+                yield f"{row.label}: preset {name} fills nothing for this loss and task{told}"
 
 
 def read_calls(
@@ -63,7 +67,8 @@ def read_calls(
     aggregate = request.aggregate
     if request.preset is None:
         return Calls(tuple(rows), aggregate)
-    pooled = preset_aggregate(request.preset)
+    # Tables have no regions to sum.
+    pooled = preset_aggregate(request.preset) if losses[0].kind == "pixel" else None
     told: dict[str, Any] = {"name": request.preset, "filled": filled}
     if pooled is not None and "aggregate" not in request.model_fields_set:
         aggregate = pooled
