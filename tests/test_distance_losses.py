@@ -1,7 +1,5 @@
 """Losses that measure distances, called directly on samples made by hand."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,11 @@ from torch import Tensor
 
 from lossd.core.distance import DistanceMaps
 from lossd.losses import LOSSES
-from lossd.losses.declare import SampleLoss, SampleValues
+from lossd.losses.declare import SampleLoss
 from lossd.losses.distance import boundary, hausdorff_dt
 from lossd.losses.mask_sample import MaskSample
 from lossd_client.errors import InvalidParameterError
+from mask_samples import answer, cross_entropy, one_hot, random_sample, sample_of, value_of
 from oracles.distance import ORACLE
 from oracles.whole import Whole
 
@@ -24,93 +23,9 @@ NAMES = ["boundary", "hausdorff_dt", "distance_map_cross_entropy", "shape_aware"
 TASKS = ["binary", "multiclass", "multilabel"]
 
 
-@dataclass(frozen=True)
-class Answer:
-    values: SampleValues
-    value: float
-    gradient: Tensor
-
-
 def row(*values: float) -> Tensor:
     """One channel of a line of pixels."""
     return torch.tensor([values], dtype=torch.float64)
-
-
-def one_hot(labels: Sequence[int] | Tensor, classes: int) -> Tensor:
-    return torch.nn.functional.one_hot(torch.as_tensor(labels), classes).movedim(-1, 0).double()
-
-
-def sample_of(
-    scores: Tensor,
-    target: Tensor,
-    *,
-    task: Any = "binary",
-    valid: Tensor | None = None,
-    weight_map: Tensor | None = None,
-    activated: bool = False,
-    spacing: tuple[float, ...] | None = None,
-    class_weights: Sequence[float] | None = None,
-) -> MaskSample:
-    return MaskSample(
-        task=task,
-        scores=scores,
-        activated=activated,
-        target=target,
-        valid=torch.ones(scores.shape[1:], dtype=torch.bool) if valid is None else valid,
-        weight_map=weight_map,
-        spacing=spacing or (1.0,) * (scores.ndim - 1),
-        distances=DistanceMaps(),
-        class_weights=None if class_weights is None else tuple(class_weights),
-    )
-
-
-_SAMPLE_FIELDS = ("task", "valid", "weight_map", "activated", "spacing")
-
-
-def value_of(name: str, scores: Tensor, target: Tensor, **more: Any) -> SampleValues:
-    """The loss with its parameters, which are whatever is no field of the sample."""
-    loss = LOSSES[name]
-    assert isinstance(loss, SampleLoss)
-    fields = {key: more.pop(key) for key in _SAMPLE_FIELDS if key in more}
-    task = fields.get("task", "binary")
-    options = loss.read_options(more, task=task, channels=len(scores), loc=())
-    weights = getattr(options, "class_weights", None)
-    return loss.value(sample_of(scores, target, **fields, class_weights=weights), options)
-
-
-def answer(name: str, scores: Tensor, target: Tensor, **more: Any) -> Answer:
-    leaf = scores.detach().clone().requires_grad_()
-    values = value_of(name, leaf, target, **more)
-    gradient = torch.zeros_like(leaf)
-    if values.value.requires_grad:
-        (gradient,) = torch.autograd.grad(values.value, leaf)
-    return Answer(values, float(values.value.detach()), gradient)
-
-
-def cross_entropy(scores: Tensor, target: Tensor) -> float:
-    bce = torch.nn.functional.binary_cross_entropy_with_logits
-    return float(bce(scores, target))
-
-
-def random_sample(
-    task: str, seed: int, shape: tuple[int, ...] = (6, 7), *, soft: bool = False
-) -> dict[str, Any]:
-    random = torch.Generator().manual_seed(seed)
-    channels = 1 if task == "binary" else 3
-    scores = 2.0 * torch.randn(channels, *shape, generator=random, dtype=torch.float64)
-    target = torch.rand(channels, *shape, generator=random, dtype=torch.float64)
-    if task == "multiclass":
-        target = target / target.sum(0) if soft else one_hot(target.argmax(0), channels)
-    elif not soft:
-        target = (target > 0.6).double()
-    return {
-        "scores": scores,
-        "target": target,
-        "task": task,
-        "valid": torch.rand(*shape, generator=random) > 0.2,
-        "weight_map": torch.rand(*shape, generator=random, dtype=torch.float64) + 0.5,
-        "spacing": (2.0, 0.5, 1.5)[: len(shape)],
-    }
 
 
 # -- numbers worked out by hand ------------------------------------------------------------------

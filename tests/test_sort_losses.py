@@ -1,8 +1,6 @@
 """Losses that sort or count the pixels of a sample, called directly on samples made by hand."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -11,11 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lossd.losses import LOSSES
-from lossd.losses.declare import SampleLoss, SampleValues
-from lossd.losses.mask_sample import MaskSample
 from lossd.losses.sort import jaccard_steps, lovasz_extension, lovasz_hinge_of, ranks
 from lossd_client.errors import InvalidParameterError
+from mask_samples import answer, one_hot, random_sample, value_of
 from oracles.sort import ORACLE
 from oracles.whole import Whole
 
@@ -25,79 +21,6 @@ T1_MASK = torch.tensor([[1, 1, 0, 0]], dtype=torch.float64)
 T2 = torch.tensor(
     [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.3, 0.5], [0.4, 0.5, 0.1]], dtype=torch.float64
 ).T.log()
-
-
-@dataclass(frozen=True)
-class NoDistances:
-    """These losses measure none."""
-
-    def to_background(self, mask: Tensor, spacing: Sequence[float]) -> Tensor:
-        raise AssertionError(mask, spacing)
-
-
-@dataclass(frozen=True)
-class Answer:
-    values: SampleValues
-    value: float
-    gradient: Tensor
-
-
-def one_hot(labels: list[int] | Tensor, classes: int) -> Tensor:
-    return torch.nn.functional.one_hot(torch.as_tensor(labels), classes).movedim(-1, 0).double()
-
-
-def value_of(
-    name: str,
-    scores: Tensor,
-    target: Tensor,
-    *,
-    task: Any = "binary",
-    valid: Tensor | None = None,
-    weight_map: Tensor | None = None,
-    activated: bool = False,
-    **params: Any,
-) -> SampleValues:
-    loss = LOSSES[name]
-    assert isinstance(loss, SampleLoss)
-    options = loss.read_options(params, task=task, channels=len(scores), loc=())
-    sample = MaskSample(
-        task=task,
-        scores=scores,
-        activated=activated,
-        target=target,
-        valid=torch.ones(scores.shape[1:], dtype=torch.bool) if valid is None else valid,
-        weight_map=weight_map,
-        spacing=(1.0,) * (scores.ndim - 1),
-        distances=NoDistances(),
-        class_weights=getattr(options, "class_weights", None),
-    )
-    return loss.value(sample, options)
-
-
-def answer(name: str, scores: Tensor, target: Tensor, **more: Any) -> Answer:
-    leaf = scores.detach().clone().requires_grad_()
-    values = value_of(name, leaf, target, **more)
-    (gradient,) = torch.autograd.grad(values.value, leaf)
-    return Answer(values, float(values.value.detach()), gradient)
-
-
-def random_sample(task: str, seed: int, shape: tuple[int, ...] = (5, 4)) -> dict[str, Any]:
-    random = torch.Generator().manual_seed(seed)
-    channels = 1 if task == "binary" else 3
-    scores = 2.0 * torch.randn(channels, *shape, generator=random, dtype=torch.float64)
-    if task == "multiclass":
-        target = one_hot(torch.randint(0, channels, shape, generator=random), channels)
-    else:
-        target = (torch.rand(channels, *shape, generator=random) > 0.6).double()
-    valid = torch.rand(*shape, generator=random) > 0.2
-    weight_map = torch.rand(*shape, generator=random, dtype=torch.float64) + 0.5
-    return {
-        "scores": scores,
-        "target": torch.where(valid, target, 0.0),
-        "task": task,
-        "valid": valid,
-        "weight_map": weight_map,
-    }
 
 
 # -- numbers worked out by hand ------------------------------------------------------------------

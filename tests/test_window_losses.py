@@ -1,8 +1,6 @@
 """Losses that look at a pixel's neighbours, called directly on samples made by hand."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +9,9 @@ import torch
 from torch import Tensor
 
 from lossd.losses import LOSSES
-from lossd.losses.declare import SampleLoss, SampleValues
-from lossd.losses.mask_sample import MaskSample
 from lossd.losses.window import hausdorff_erosion
 from lossd_client.errors import InvalidParameterError
+from mask_samples import answer, cross_entropy, one_hot, random_sample, sample_of, value_of
 from oracles.whole import Whole
 from oracles.window import ORACLE
 
@@ -22,90 +19,9 @@ NAMES = ["hausdorff_erosion", "structural_similarity", "soft_cldice"]
 TASKS = ["binary", "multiclass", "multilabel"]
 
 
-@dataclass(frozen=True)
-class NoDistances:
-    """These losses measure none."""
-
-    def to_background(self, mask: Tensor, spacing: Sequence[float]) -> Tensor:
-        raise AssertionError(mask, spacing)
-
-
-@dataclass(frozen=True)
-class Answer:
-    values: SampleValues
-    value: float
-    gradient: Tensor
-
-
 def grid(*rows: str) -> Tensor:
     """One channel of a mask drawn with dots and crosses."""
     return torch.tensor([[[float(one == "x") for one in row] for row in rows]]).double()
-
-
-def one_hot(labels: Tensor, classes: int) -> Tensor:
-    return torch.nn.functional.one_hot(labels, classes).movedim(-1, 0).double()
-
-
-def sample_of(
-    scores: Tensor,
-    target: Tensor,
-    *,
-    task: Any = "binary",
-    valid: Tensor | None = None,
-    activated: bool = False,
-) -> MaskSample:
-    return MaskSample(
-        task=task,
-        scores=scores,
-        activated=activated,
-        target=target,
-        valid=torch.ones(scores.shape[1:], dtype=torch.bool) if valid is None else valid,
-        weight_map=None,
-        spacing=(1.0,) * (scores.ndim - 1),
-        distances=NoDistances(),
-    )
-
-
-_SAMPLE_FIELDS = ("task", "valid", "activated")
-
-
-def value_of(name: str, scores: Tensor, target: Tensor, **more: Any) -> SampleValues:
-    """The loss with its parameters, which are whatever is no field of the sample."""
-    loss = LOSSES[name]
-    assert isinstance(loss, SampleLoss)
-    fields = {key: more.pop(key) for key in _SAMPLE_FIELDS if key in more}
-    task = fields.get("task", "binary")
-    options = loss.read_options(more, task=task, channels=len(scores), loc=())
-    return loss.value(sample_of(scores, target, **fields), options)
-
-
-def answer(name: str, scores: Tensor, target: Tensor, **more: Any) -> Answer:
-    leaf = scores.detach().clone().requires_grad_()
-    values = value_of(name, leaf, target, **more)
-    gradient = torch.zeros_like(leaf)
-    if values.value.requires_grad:
-        (gradient,) = torch.autograd.grad(values.value, leaf)
-    return Answer(values, float(values.value.detach()), gradient)
-
-
-def cross_entropy(scores: Tensor, target: Tensor) -> float:
-    bce = torch.nn.functional.binary_cross_entropy_with_logits
-    return float(bce(scores, target))
-
-
-def random_sample(
-    task: str, seed: int, shape: tuple[int, ...] = (6, 7), *, soft: bool = False
-) -> dict[str, Any]:
-    random = torch.Generator().manual_seed(seed)
-    channels = 1 if task == "binary" else 3
-    scores = 2.0 * torch.randn(channels, *shape, generator=random, dtype=torch.float64)
-    target = torch.rand(channels, *shape, generator=random, dtype=torch.float64)
-    if task == "multiclass":
-        target = target / target.sum(0) if soft else one_hot(target.argmax(0), channels)
-    elif not soft:
-        target = (target > 0.5).double()
-    valid = torch.rand(*shape, generator=random) > 0.2
-    return {"scores": scores, "target": target, "task": task, "valid": valid}
 
 
 # -- hausdorff_erosion ---------------------------------------------------------------------------

@@ -52,6 +52,7 @@ OWN: dict[str, list[Params]] = {
     "focal_tversky": [{"exponent": 1.5}, {"exponent": 1.0, "fp_weight": 1.0}],
     "sensitivity_specificity": [{"sensitivity_weight": 0.5}],
     "generalized_dice": [
+        {"soft_label": True},
         {"weighting": "simple"},
         {"weighting": "uniform"},
         {"smoothing": "unscaled"},

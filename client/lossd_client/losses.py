@@ -99,9 +99,9 @@ class BCEDice(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "bce_dice"
@@ -112,8 +112,8 @@ class BCEDice(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,9 +241,9 @@ class Dice(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "dice"
@@ -252,8 +252,8 @@ class Dice(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,9 +271,9 @@ class DiceCE(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "dice_ce"
@@ -284,8 +284,8 @@ class DiceCE(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,9 +327,9 @@ class DiceSquared(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "dice_squared"
@@ -338,8 +338,8 @@ class DiceSquared(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -444,9 +444,9 @@ class FocalTversky(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "focal_tversky"
@@ -458,8 +458,8 @@ class FocalTversky(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -479,6 +479,8 @@ class GeneralizedDice(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
+        soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
+            target is matched best by itself.
     """
 
     name: ClassVar[str] = "generalized_dice"
@@ -489,6 +491,7 @@ class GeneralizedDice(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
+    soft_label: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -636,9 +639,9 @@ class Jaccard(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "jaccard"
@@ -647,8 +650,8 @@ class Jaccard(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -706,9 +709,9 @@ class LogCoshDice(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "log_cosh_dice"
@@ -717,8 +720,8 @@ class LogCoshDice(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -734,9 +737,9 @@ class LogDice(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "log_dice"
@@ -745,8 +748,8 @@ class LogDice(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -788,9 +791,9 @@ class Matthews(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "matthews"
@@ -799,8 +802,8 @@ class Matthews(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -846,9 +849,9 @@ class SensitivitySpecificity(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "sensitivity_specificity"
@@ -858,8 +861,8 @@ class SensitivitySpecificity(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1019,9 +1022,9 @@ class Tversky(Loss):
         include_background: false drops class 0 after the activation.
         class_weights: one weight per channel for the average over classes, renormalised over the
             classes that count.
-        average: average the classes' losses, or sum their statistics first.
         soft_label: true: the intersection is the sum of min(p, y) instead of p·y, so that a soft
             target is matched best by itself.
+        average: average the classes' losses, or sum their statistics first.
     """
 
     name: ClassVar[str] = "tversky"
@@ -1032,8 +1035,8 @@ class Tversky(Loss):
     classes: Literal["present", "all", "present_of_all"] | Sequence[int] | None = None
     include_background: bool = True
     class_weights: Sequence[float] | None = None
-    average: Literal["macro", "micro"] = "macro"
     soft_label: bool = False
+    average: Literal["macro", "micro"] = "macro"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,11 +60,7 @@ def _region(
     formula: Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor],
 ) -> Callable[[Sample, dict[str, Any]], Tensor]:
     def value(sample: Sample, params: dict[str, Any]) -> Tensor:
-        tp, fp, fn, _ = confusion(sample)
-        if params.get("soft_label"):
-            p, y = sample.log_probability[0].exp(), sample.target
-            tp = torch.minimum(p, y).sum(1)
-            fp, fn = p.sum(1) - tp, y.sum(1) - tp
+        tp, fp, fn = _errors(sample, params)
         if params.get("average") == "micro":
             rows = _counted(sample, params)
             tp, fp, fn = (x[rows].sum()[None] for x in (tp, fp, fn))
@@ -72,6 +68,15 @@ def _region(
         return _class_average(formula(tp, fp, fn, params), sample, params)
 
     return value
+
+
+def _errors(sample: Sample, params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """TP, FP, FN of each class, `[C]`, with the overlap that was asked for."""
+    if not params.get("soft_label"):
+        return confusion(sample)[:3]
+    p, y = sample.log_probability[0].exp(), sample.target
+    overlap = torch.minimum(p, y).sum(1)
+    return overlap, p.sum(1) - overlap, y.sum(1) - overlap
 
 
 def confusion(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,7 +168,7 @@ def _log_cosh_dice(tp: Tensor, fp: Tensor, fn: Tensor, params: dict[str, Any]) -
 
 def _generalized_dice(sample: Sample, params: dict[str, Any]) -> Tensor:
     nr, dr = _smooth(params)
-    tp, fp, fn, _ = confusion(sample)
+    tp, fp, fn = _errors(sample, params)
     counted = _counted(sample, params)
     volume = sample.target.sum(1)
     power = {"square": 2, "simple": 1, "uniform": 0}[params.get("weighting", "square")]

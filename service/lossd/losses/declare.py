@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -132,6 +132,8 @@ class PooledLoss(TileLoss):
 
     def values(self, sums: Sums, options: Any) -> Values:
         """The function of the sums and of the classes' weights, 0 where one does not count."""
+        if getattr(options, "soft_label", False):
+            sums = replace(sums, region=sums.region.semimetric())
         counted, fell_back = counted_classes(sums.region, sums.task, options)
         weights = class_weights(counted, options)
         value = self.function(sums, weights, **self.own_parameters(options))

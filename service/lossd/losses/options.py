@@ -88,16 +88,21 @@ class AllClassesOptions(ClassOptions):
     )
 
 
-class RegionOptions(ClassOptions):
-    """Options of a loss of region sums that is averaged over classes."""
+class OverlapOptions(ClassOptions):
+    """Options of a loss of the overlap of prediction and target."""
 
-    average: Literal["macro", "micro"] = Field(
-        "macro", description="Average the classes' losses, or sum their statistics first."
-    )
     soft_label: bool = Field(
         default=False,
         description="True: the intersection is the sum of min(p, y) instead of p·y, so that a soft "
         "target is matched best by itself.",
+    )
+
+
+class RegionOptions(OverlapOptions):
+    """Options of a loss of region sums that is averaged over classes."""
+
+    average: Literal["macro", "micro"] = Field(
+        "macro", description="Average the classes' losses, or sum their statistics first."
     )
 
     def problems(self, task: Task, channels: int) -> Iterator[Problem]:

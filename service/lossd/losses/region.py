@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lossd.core.vocabulary import POWER_FLOOR
 from lossd.losses.declare import pooled_loss, region_loss
-from lossd.losses.options import Fraction, NonNegative
+from lossd.losses.options import Fraction, NonNegative, OverlapOptions
 from lossd.losses.sums import RegionSums, Sums, class_sum
 
 _HALF = 0.5
@@ -520,7 +520,7 @@ def matthews(
     return 1.0 - torch.where(degenerate, faultless, coefficient)
 
 
-@pooled_loss()
+@pooled_loss(options=OverlapOptions)
 def generalized_dice(
     sums: Sums,
     weights: Tensor,
