@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -116,6 +116,7 @@ class Cohort:
         )
         self._region = self._by_sample(sums[0][0]).flatten(2).requires_grad_()
         self._pixel = [self._by_sample(pixel).requires_grad_() for _, pixel in sums]
+        self._views: dict[int, Sums] = {}
 
     def compute(self) -> None:
         """Fills the answers of all members."""
@@ -148,24 +149,36 @@ class Cohort:
         return list(heads.values())
 
     def _evaluate(self, head: Head) -> Values:
-        rows = slice(None) if len(head.rows) == len(self._samples) else torch.tensor(head.rows)
-        pixels = self._pixels[rows]
-        sums = Sums(
-            task=self._task,
-            region=region_sums(self._region[rows], pixels),
-            pixel=self._pixel_sums(rows, head.round),
-            pixels=pixels,
-        )
+        sums = self._sums(head)
         if head.uses[0].member.job.aggregate == "batch":
             sums = sums.aggregated()
         return head.call.loss.values(sums, head.call.options)
 
+    def _sums(self, head: Head) -> Sums:
+        """The sums that a head reads; the views of all samples are made once for all heads."""
+        if len(head.rows) < len(self._samples):
+            return self._view(torch.tensor(head.rows), head.round)
+        if head.round not in self._views:
+            self._views[head.round] = self._view(slice(None), head.round)
+        view = self._views[head.round]
+        return replace(view, region=replace(view.region))  # it notes what is empty for one head
+
+    def _view(self, rows: slice | Tensor, number: int) -> Sums:
+        pixels = self._pixels[rows]
+        return Sums(
+            task=self._task,
+            region=region_sums(self._region[rows], pixels),
+            pixel=self._pixel_sums(rows, number),
+            pixels=pixels,
+        )
+
     def _pixel_sums(self, rows: slice | Tensor, number: int) -> PixelSums:
         pixel, focused = self._labels(self._pixel[0][rows]), self._labels(self._pixel[number][rows])
         made = pixel.shape[1]
+        unmade = torch.zeros_like(pixel[:, 0])
 
         def sums(index: int, source: Tensor = pixel) -> Tensor:
-            return source[:, index] if index < made else torch.zeros_like(source[:, 0])
+            return source[:, index] if index < made else unmade
 
         complement = sums(v.COMPLEMENT_CROSS_ENTROPY)
         if self._channel_rows:

@@ -111,16 +111,16 @@ class RegionLoss(TileLoss):
         if options.average == "micro":
             pooled = region.over_classes(counted)
             value = self.function(pooled, **own)[:, 0]
-            empty = _any(pooled.empty)
+            empty = _anywhere(pooled.empty, counted)
         else:
             value = class_mean(per_class, counted, options)
-            empty = _any([where & counted for where in region.empty])
+            empty = _anywhere(region.empty, counted)
         nothing = region.pixels[:, 0] == 0
         return Values(
             value=torch.where(nothing, 0.0, value),
             per_class=torch.where(counted, per_class, torch.nan),
             fell_back=fell_back & ~nothing,
-            empty=empty & ~nothing,
+            empty=None if empty is None else empty & ~nothing,
         )
 
 
@@ -138,10 +138,11 @@ class PooledLoss(TileLoss):
         weights = class_weights(counted, options)
         value = self.function(sums, weights, **self.own_parameters(options))
         nothing = sums.region.pixels[:, 0] == 0
+        empty = _anywhere(sums.region.empty, counted)
         return Values(
             value=torch.where(nothing, 0.0, value),
             fell_back=fell_back & ~nothing,
-            empty=_any([_counting(one, counted) for one in sums.region.empty], nothing) & ~nothing,
+            empty=None if empty is None else empty & ~nothing,
         )
 
 
@@ -200,8 +201,8 @@ class CompoundLoss(TileLoss):
         value = self.function(part, **given)
         return Values(
             value=value,
-            fell_back=_any([one.fell_back for one in parts if one.fell_back is not None]),
-            empty=_any([one.empty for one in parts if one.empty is not None]),
+            fell_back=_either([one.fell_back for one in parts]),
+            empty=_either([one.empty for one in parts]),
         )
 
 
@@ -480,17 +481,20 @@ def _normalizer(weights: Tensor, options: Any) -> Tensor:
     return class_sum(every)[0, 0].expand(weights.shape[:-1])
 
 
-def _counting(found: Tensor, counted: Tensor) -> Tensor:
-    """What was found of classes that count; what was found of samples stays."""
-    return found & counted if found.shape == counted.shape else found
+def _anywhere(found: list[Tensor], counted: Tensor) -> Tensor | None:
+    """Samples `[B]` bool in which something was found, of classes only where they count.
+
+    None where nothing was found anywhere, which is nearly always.
+    """
+    hits = [one for one in found if bool(one.any())]
+    of_classes = [one & counted if one.shape == counted.shape else one for one in hits]
+    return _either([one if one.ndim == 1 else one.any(-1) for one in of_classes])
 
 
-def _any(found: list[Tensor], like: Tensor | None = None) -> Tensor:
-    """`[B]` bool: whether anything was found in a sample, from `[B]` or `[B, C]` each."""
-    rows = [one if one.ndim == 1 else one.any(-1) for one in found]
-    if not rows:
-        return torch.zeros_like(like) if like is not None else torch.zeros(1, dtype=torch.bool)
-    return torch.stack(rows).any(0)
+def _either(found: list[Tensor | None]) -> Tensor | None:
+    """`[B]` bool: where any of `[B]` bool is true."""
+    known = [one for one in found if one is not None]
+    return torch.stack(known).any(0) if known else None
 
 
 def _label_weights(terms: Tensor, task: Task, given: list[float] | None) -> Tensor:

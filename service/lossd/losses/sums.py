@@ -41,8 +41,9 @@ class RegionSums:
 
     def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """`numerator / denominator`; 0 with gradient 0, and noted, where the denominator is 0."""
-        self.note_empty(denominator == 0)
-        return ratio(numerator, denominator)
+        empty = denominator == 0
+        self.note_empty(empty)
+        return _ratio(numerator, denominator, empty)
 
     def note_empty(self, where: Tensor) -> None:
         """Notes that there is nothing to divide by, `[B, C]` bool, for the answer's warnings."""
@@ -151,7 +152,10 @@ def class_sum(values: Tensor) -> Tensor:
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """`numerator / denominator`, and 0 with gradient 0 where the denominator is 0."""
-    empty = denominator == 0
+    return _ratio(numerator, denominator, denominator == 0)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor, empty: Tensor) -> Tensor:
     return torch.where(empty, 0.0, numerator / torch.where(empty, 1.0, denominator))
 
 
