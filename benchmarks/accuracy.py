@@ -154,11 +154,24 @@ def _truth(
 
 def _errors(core: Core, case: Case) -> dict[str, Errors]:
     small = case.logits.size <= _MOST_LOGITS_OF_SAMPLE_LOSSES
-    names = [
-        name
-        for name, loss in LOSSES.items()
-        if case.task in loss.tasks and (small or isinstance(loss, TileLoss))
-    ]
+    found: dict[str, Errors] = {}
+    for names in _together(case.task):
+        if small or isinstance(LOSSES[names[0]], TileLoss):
+            found |= _errors_of(core, case, names)
+    return found
+
+
+def _together(task: Task) -> list[list[str]]:
+    """Losses that one request may ask for without changing how the others are computed."""
+    groups: dict[str, list[str]] = {}
+    for name, loss in LOSSES.items():
+        if task in loss.tasks:
+            kind = loss.vocabulary if isinstance(loss, TileLoss) else "whole"
+            groups.setdefault(kind, []).append(name)
+    return list(groups.values())
+
+
+def _errors_of(core: Core, case: Case, names: list[str]) -> dict[str, Errors]:
     single, double = (
         core.evaluate(
             jobs.job(

@@ -126,7 +126,7 @@ class MapWriter:
     def __init__(self, job: Job, first: int) -> None:
         groups = job.channels if job.by_channel else 1
         self._arrays = [
-            torch.zeros(part.logits.shape[0], groups, part.logits.shape[2], dtype=job.dtype)
+            torch.zeros(part.logits.shape[0], groups, part.logits.shape[2], dtype=job.map_dtype)
             for part in job.parts
         ]
         self._where = _places(job, first)

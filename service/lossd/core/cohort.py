@@ -191,7 +191,7 @@ class Cohort:
             negative_log_likelihood=sums(v.NEGATIVE_LOG_LIKELIHOOD),
             miss=sums(v.MISS),
             powered_cross_entropy=sums(v.POWERED_CROSS_ENTROPY, focused),
-            negative_entropy=sums(v.NEGATIVE_ENTROPY),
+            kullback_leibler=sums(v.KULLBACK_LEIBLER),
             jensen_shannon=sums(v.JENSEN_SHANNON),
             complement_cross_entropy=complement,
         )

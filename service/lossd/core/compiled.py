@@ -27,35 +27,40 @@ import structlog
 import torch
 from torch import Tensor
 
-from lossd.core import pointwise, sigmoid, softmax, summation
+from lossd.core import distribution, pointwise, sigmoid, softmax, summation
 from lossd.core import vocabulary as v
 
 TILE_PIXELS = 4096
 """Pixels per tile; static in every graph."""
 
-Family = Literal["softmax_labels", "softmax_distribution", "sigmoid", "sigmoid_rich"]
-"""Which kernels: activation, target and vocabulary. Those of distributions are rich."""
+Family = Literal[
+    "softmax_labels", "softmax_distribution", "softmax_rich", "sigmoid", "sigmoid_rich"
+]
+"""Which kernels: activation, target and vocabulary. Those of `softmax_rich` take distributions."""
 
 Mode = Literal["compiled", "eager"]
 
-FAMILIES: tuple[Family, ...] = (
-    "softmax_labels",
-    "softmax_distribution",
-    "sigmoid",
-    "sigmoid_rich",
-)
+LEAN_FAMILIES: tuple[Family, ...] = ("softmax_labels", "softmax_distribution", "sigmoid")
+RICH_FAMILIES: tuple[Family, ...] = ("softmax_rich", "sigmoid_rich")
+DISTRIBUTION_FAMILIES: tuple[Family, ...] = ("softmax_distribution", "softmax_rich")
 SIGMOID_FAMILIES: tuple[Family, ...] = ("sigmoid", "sigmoid_rich")
 """Families in which every channel is a row of tiles of its own."""
 
 SUM_COUNTS: dict[Family, tuple[int, int]] = {
     "softmax_labels": (v.REGION_SUMS, v.PIXEL_SUMS),
-    "softmax_distribution": (v.RICH_REGION_SUMS, v.RICH_PIXEL_SUMS),
+    "softmax_distribution": (v.REGION_SUMS, v.PIXEL_SUMS),
+    "softmax_rich": (v.RICH_REGION_SUMS, v.RICH_PIXEL_SUMS),
     "sigmoid": (v.REGION_SUMS, v.PIXEL_SUMS),
     "sigmoid_rich": (v.RICH_REGION_SUMS, v.RICH_SIGMOID_PIXEL_SUMS),
 }
 """How many region and pixel sums the kernels of a family make."""
 
-DTYPES = (torch.float32, torch.float64)
+KINDS: tuple[tuple[Family, torch.dtype], ...] = (
+    *((family, torch.float32) for family in LEAN_FAMILIES),
+    *((family, torch.float64) for family in (*LEAN_FAMILIES, *RICH_FAMILIES)),
+)
+"""All kernels there are. The rich sums are computed in float64 whatever was sent: their terms
+cancel, and so do the derivatives of the losses made of them."""
 
 # Sizes the graphs are made from: unequal, none of them 0 or 1, never taken from a request.
 _CANONICAL_TILES, _CANONICAL_CLASSES = 40, 5
@@ -74,15 +79,18 @@ class Kernels:
 
 
 _SOURCE: dict[Family, Kernels] = {
-    "softmax_labels": Kernels(softmax.label_statistics, softmax.label_gradient, softmax.label_map),
+    "softmax_labels": Kernels(softmax.statistics, softmax.gradient, softmax.value_map),
     "softmax_distribution": Kernels(
-        softmax.distribution_statistics, softmax.distribution_gradient, softmax.distribution_map
+        distribution.statistics, distribution.gradient, distribution.value_map
+    ),
+    "softmax_rich": Kernels(
+        distribution.rich_statistics, distribution.rich_gradient, distribution.rich_value_map
     ),
     "sigmoid": Kernels(sigmoid.statistics, sigmoid.gradient, sigmoid.value_map),
     "sigmoid_rich": Kernels(sigmoid.rich_statistics, sigmoid.rich_gradient, sigmoid.rich_value_map),
 }
 
-_KERNEL_SOURCES = (softmax, sigmoid, pointwise, summation, v)
+_KERNEL_SOURCES = (softmax, distribution, sigmoid, pointwise, summation, v)
 
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """Logits, target, weight, gamma, and the coefficients of region and pixel sums."""
@@ -110,12 +118,7 @@ def cache_folder(root: Path, device: torch.device) -> Path:
 
 def eager_kernels() -> KernelTable:
     """The kernels as plain torch functions."""
-    return {(family, dtype): _SOURCE[family] for family in FAMILIES for dtype in DTYPES}
-
-
-KINDS: tuple[tuple[Family, torch.dtype], ...] = tuple(
-    (family, dtype) for dtype in DTYPES for family in FAMILIES
-)
+    return {kind: _SOURCE[kind[0]] for kind in KINDS}
 
 
 def compile_kernels(
@@ -198,7 +201,7 @@ def example(
         return logits, torch.ones_like(logits), weight, gamma, region, pixel
     logits = full(tiles, classes, TILE_PIXELS)
     region, pixel = full(region_sums, tiles, classes), full(pixel_sums, tiles, classes)
-    if family == "softmax_distribution":
+    if family in DISTRIBUTION_FAMILIES:
         return logits, full(*logits.shape, value=1 / classes), weight, gamma, region, pixel
     label = torch.zeros(tiles, TILE_PIXELS, dtype=torch.int32, device=device)
     return logits, label, weight, gamma, region, pixel

@@ -28,7 +28,7 @@ def _first(job: Job, part: Part) -> tuple[float, list[int]] | None:
     counts = part.target >= 0
     if counts.ndim < part.logits.ndim:
         counts = counts.unsqueeze(1)
-    elif job.family == "softmax_distribution":
+    elif not job.by_channel:
         counts = counts[:, :1]
     wrong = ~torch.isfinite(part.logits) & counts
     found = wrong.flatten().nonzero()

@@ -96,11 +96,12 @@ class Job:
     task: Task
     family: Family
     dtype: torch.dtype
-    """What it is computed in: float32, or float64 for float64 logits and for probabilities."""
+    """What it is computed in: float32, or float64 for float64 logits, probabilities, rich sums."""
     calls: tuple[LossCall[Loss], ...]
     gradient: Gradient = "none"
     gradient_dtype: GradientDtype = "float32"
     maps: bool = False
+    map_dtype: torch.dtype = torch.float32
     per_class: bool = False
     statistics: bool = False
     aggregate: Aggregate = "sample"

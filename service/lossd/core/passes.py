@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lossd.core import tiles as tl
 from lossd.core.compiled import (
+    DISTRIBUTION_FAMILIES,
     SIGMOID_FAMILIES,
     TILE_PIXELS,
     Family,
@@ -220,7 +221,7 @@ class Passes:
         space, depth = self._workspace, self._depth
         count = max(chunk.total, _MIN_TILES)
         label_dtype = torch.int32 if self._family == "softmax_labels" else self._dtype
-        target_depth = depth if self._family == "softmax_distribution" else 1
+        target_depth = depth if self._family in DISTRIBUTION_FAMILIES else 1
         logits = space.view("logits", self._dtype, count, depth, TILE_PIXELS)
         target = space.view("target", label_dtype, count, target_depth, TILE_PIXELS)
         target[chunk.total :].fill_(tl.REMOVED)

@@ -5,8 +5,12 @@ from torch import Tensor
 
 from lossd.core.vocabulary import POWER_FLOOR
 
-_SERIES_LIMIT = {torch.float32: 0.25, torch.float64: 0.02}
-"""Where six terms of the series below are exact to the dtype's last digit."""
+_SERIES_LIMIT = 0.02
+"""Where six terms of the series below are exact to float64's last digit."""
+
+
+_CLOSE = 0.5
+"""Relative error below which a logarithm of a ratio is made from the error."""
 
 
 def power(base: Tensor, exponent: Tensor) -> Tensor:
@@ -29,6 +33,19 @@ def floored_power_slope(base: Tensor, exponent: Tensor) -> Tensor:
 def negative_entropy(target: Tensor) -> Tensor:
     """`y ln y`, 0 at 0."""
     return target * torch.log(target.clamp_min(torch.finfo(target.dtype).tiny))
+
+
+def kullback_leibler(target: Tensor, error: Tensor, surprise: Tensor) -> Tensor:
+    """`y ln(y/p)`, given `error = p - y` with its digits and `surprise = -ln p`.
+
+    Over the classes these terms nearly cancel where p is close to y; there each is made from the
+    error, which has the digits that `ln p` has lost.
+    """
+    floor = torch.finfo(target.dtype).tiny
+    ratio = error / target.clamp_min(floor)
+    close = ratio.abs() < _CLOSE
+    near = -target * torch.log1p(torch.where(close, ratio, 0.0))
+    return torch.where(close, near, negative_entropy(target) + target * surprise)
 
 
 def jensen_shannon(probability: Tensor, target: Tensor, error: Tensor) -> Tensor:
@@ -60,4 +77,4 @@ def _middle(probability: Tensor, target: Tensor, error: Tensor) -> tuple[Tensor,
     floor = torch.finfo(probability.dtype).tiny
     middle = (0.5 * (probability + target)).clamp_min(floor)
     ratio = 0.5 * error / middle
-    return middle, ratio, ratio.abs() < _SERIES_LIMIT[probability.dtype]
+    return middle, ratio, ratio.abs() < _SERIES_LIMIT

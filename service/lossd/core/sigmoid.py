@@ -17,9 +17,11 @@ from lossd.core.pointwise import (
     floored_power_slope,
     jensen_shannon,
     jensen_shannon_slope,
-    negative_entropy,
+    kullback_leibler,
 )
 from lossd.core.summation import tile_sum
+
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def _terms(logits: Tensor, target: Tensor, weight: Tensor) -> _Terms:
         miss=miss,
         surprise_on=log_sum + torch.relu(-logits),
         surprise_off=log_sum + torch.relu(logits),
-        error=torch.where(on == 1.0, -miss, probability - on),
+        # 1 - y is exact where y is at least a half, and the miss has the digits that p has lost.
+        error=torch.where(positive & (on >= _HALF), off - miss, probability - on),
         weight=torch.where(valid, weight, 0.0),
     )
 
@@ -118,8 +121,8 @@ def rich_statistics(
         tile_sum(weight_on * one.miss),
         tile_sum(weight_off * floored_power(one.surprise_off, gamma)),
         tile_sum(weight_on * floored_power(one.surprise_on, gamma)),
-        tile_sum(one.weight * negative_entropy(one.off)),
-        tile_sum(one.weight * negative_entropy(one.on)),
+        tile_sum(one.weight * kullback_leibler(one.off, -one.error, one.surprise_off)),
+        tile_sum(one.weight * kullback_leibler(one.on, one.error, one.surprise_on)),
         tile_sum(one.weight * jensen_shannon(one.miss, one.off, -one.error)),
         tile_sum(one.weight * jensen_shannon(one.probability, one.on, one.error)),
     ]
@@ -196,8 +199,11 @@ def rich_gradient(  # noqa: PLR0917 - a kernel takes its tensors by position
         + jensen[:, 1:] * jensen_shannon_slope(one.probability, one.on, one.error)
         - jensen[:, :1] * jensen_shannon_slope(one.miss, one.off, -one.error)
     )
-    pull_on = one.on * powered[:, 1:] * floored_power_slope(one.surprise_on, gamma)
-    pull_off = one.off * powered[:, :1] * floored_power_slope(one.surprise_off, gamma)
+    leibler = pixel[v.KULLBACK_LEIBLER]
+    powered_on = powered[:, 1:] * floored_power_slope(one.surprise_on, gamma)
+    powered_off = powered[:, :1] * floored_power_slope(one.surprise_off, gamma)
+    pull_on = one.on * (leibler[:, 1:] + powered_on)
+    pull_off = one.off * (leibler[:, :1] + powered_off)
     through = _through_pixels(one, gamma, pixel) + pull_off * one.probability - pull_on * one.miss
     result = one.probability * one.miss * slope + one.weight * through
     out.copy_(torch.where(one.valid, result, 0.0))
@@ -228,16 +234,16 @@ def rich_value_map(
     """As `value_map`, of all pixel sums."""
     one = _terms(logits, target, weight)
     miss, powered = pixel[v.MISS], pixel[v.POWERED_CROSS_ENTROPY]
-    entropy, jensen = pixel[v.NEGATIVE_ENTROPY], pixel[v.JENSEN_SHANNON]
+    leibler, jensen = pixel[v.KULLBACK_LEIBLER], pixel[v.JENSEN_SHANNON]
     of_on = (
         one.on * (miss[:, 1:] * one.miss + powered[:, 1:] * floored_power(one.surprise_on, gamma))
-        + entropy[:, 1:] * negative_entropy(one.on)
+        + leibler[:, 1:] * kullback_leibler(one.on, one.error, one.surprise_on)
         + jensen[:, 1:] * jensen_shannon(one.probability, one.on, one.error)
     )
     powered_off = powered[:, :1] * floored_power(one.surprise_off, gamma)
     of_off = (
         one.off * (miss[:, :1] * one.probability + powered_off)
-        + entropy[:, :1] * negative_entropy(one.off)
+        + leibler[:, :1] * kullback_leibler(one.off, -one.error, one.surprise_off)
         + jensen[:, :1] * jensen_shannon(one.miss, one.off, -one.error)
     )
     terms = _map(one, gamma, pixel) + of_on + of_off

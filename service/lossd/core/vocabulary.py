@@ -23,7 +23,7 @@ exponentials, never as `1 - p`, so that a good mask keeps its digits), `y` the t
       rich
         miss                      Σ w·y·q
         powered_cross_entropy     Σ w·y·(-ln p)^gamma
-        negative_entropy          Σ w·y·ln y
+        kullback_leibler          Σ w·y·ln(y/p)
         jensen_shannon            Σ w·(y·ln(y/m) + p·ln(p/m)) / 2
         complement_cross_entropy  Σ w·(1 - y)·(-ln(1 - p))
 
@@ -41,7 +41,7 @@ SOFT_FALSE_NEGATIVE, SOFT_FALSE_POSITIVE = 6, 7
 REGION_SUMS, RICH_REGION_SUMS = 6, 8
 
 WEIGHT, CROSS_ENTROPY, FOCAL, NEGATIVE_LOG_LIKELIHOOD = 0, 1, 2, 3
-MISS, POWERED_CROSS_ENTROPY, NEGATIVE_ENTROPY, JENSEN_SHANNON = 4, 5, 6, 7
+MISS, POWERED_CROSS_ENTROPY, KULLBACK_LEIBLER, JENSEN_SHANNON = 4, 5, 6, 7
 COMPLEMENT_CROSS_ENTROPY = 8
 PIXEL_SUMS, RICH_PIXEL_SUMS, RICH_SIGMOID_PIXEL_SUMS = 4, 9, 8
 

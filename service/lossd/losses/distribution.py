@@ -364,7 +364,7 @@ def kl_divergence(sums: PixelSums) -> Tensor:
         Kullback and Leibler, "On Information and Sufficiency", 1951,
         https://doi.org/10.1214/aoms/1177729694
     """
-    return sums.cross_entropy + sums.negative_entropy
+    return sums.kullback_leibler
 
 
 @pixel_loss(vocabulary="rich")

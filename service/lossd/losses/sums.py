@@ -101,7 +101,7 @@ class PixelSums:
     negative_log_likelihood: Tensor
     miss: Tensor
     powered_cross_entropy: Tensor
-    negative_entropy: Tensor
+    kullback_leibler: Tensor
     jensen_shannon: Tensor
     complement_cross_entropy: Tensor
 

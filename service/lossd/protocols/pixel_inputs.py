@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lossd.core.answer import PROBABILITY_FLOOR
-from lossd.core.compiled import Family
+from lossd.core.compiled import RICH_FAMILIES, Family
 from lossd.core.job import Job, LossCall, Part
 from lossd.losses import Loss, Task
 from lossd.losses.declare import SampleLoss, TileLoss
@@ -116,7 +116,8 @@ def build_pixel_job(
         parts=parts,
         task=task,
         family=family,
-        dtype=torch.float64 if double or activated else torch.float32,
+        dtype=torch.float64 if double or activated or family in RICH_FAMILIES else torch.float32,
+        map_dtype=torch.float64 if double else torch.float32,
         calls=calls.rows,
         gradient=request.gradient,
         gradient_dtype=request.gradient_dtype or default_dtype,
@@ -148,7 +149,9 @@ def _family(
     )
     if task != "multiclass" or activated:
         return "sigmoid_rich" if rich else "sigmoid"
-    return "softmax_labels" if labelled and not rich else "softmax_distribution"
+    if rich:
+        return "softmax_rich"
+    return "softmax_labels" if labelled else "softmax_distribution"
 
 
 def _read_object(entry: Mapping[str, Array], loc: Loc, limits: RequestLimits) -> _Object:
