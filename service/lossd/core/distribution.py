@@ -211,8 +211,8 @@ def _slope(one: _Terms, region: Tensor) -> Tensor:
 
 def _through_probability(one: _Terms, slope: Tensor) -> Tensor:
     """Derivative with respect to the logits, from that with respect to the probabilities."""
-    # ∂/∂z_j Σ_k f(p_k) = p_j (slope_j - Σ_k slope_k p_k), the same for slopes that all differ by one
-    # number. Less that of the top class, whose p ≈ 1, what is left has all its digits.
+    # ∂/∂z_j Σ_k f(p_k) = p_j (slope_j - Σ_k slope_k p_k), the same whatever is added to all slopes.
+    # Less the slope of the top class, whose p ≈ 1, what is left has all its digits.
     of_top = torch.where(one.is_top, slope, -torch.inf).amax(1)[:, None]
     relative = slope - of_top
     mean = (relative * one.probability).sum(1)[:, None]
