@@ -29,6 +29,13 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from lossd.losses.averages import (
+    class_mean,
+    class_normalizer,
+    class_weights,
+    counted_classes,
+    present_classes,
+)
 from lossd.losses.kinds import KINDS, Input, Kind
 from lossd.losses.mask_sample import MaskSample
 from lossd.losses.options import (
@@ -40,7 +47,7 @@ from lossd.losses.options import (
     WeightOptions,
 )
 from lossd.losses.registry import LOSSES, Function, Loss, input_names, register
-from lossd.losses.sums import RegionSums, Sums, Task, class_sum, ratio
+from lossd.losses.sums import Sums, Task, class_sum, ratio
 
 ALL_TASKS: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
 SIGMOID_TASKS: tuple[Task, ...] = ("binary", "multilabel")
@@ -245,7 +252,7 @@ class ClassLoss(SampleLoss):
         options = options.of_task(sample.task)
         found = self.function(sample, **self.own_parameters(options))
         target = torch.where(sample.valid, sample.target, 0.0).flatten(1).sum(1).cpu()
-        counted, fell_back = _counted(target[None], sample.task, options)
+        counted, fell_back = present_classes(target[None], sample.task, options)
         weights = class_weights(counted, options)[0]
         per_class = found
         pixel_map = None
@@ -256,7 +263,7 @@ class ClassLoss(SampleLoss):
             pixel_map = (share.view(-1, *(1,) * sample.spatial_axes) * terms).sum(0).detach()
         on_cpu = torch.where(counted[0], per_class.cpu(), 0.0)
         return SampleValues(
-            value=ratio((weights * on_cpu).sum(), _normalizer(weights, options)),
+            value=ratio((weights * on_cpu).sum(), class_normalizer(weights, options)),
             per_class=torch.where(counted[0], per_class.detach().cpu(), torch.nan),
             pixel_map=pixel_map,
             fell_back=bool(fell_back[0]),
@@ -423,62 +430,6 @@ def row_loss(
     return register(
         RowLoss, Options, family=family, aliases=aliases, kind=kind, check=check, inputs=inputs
     )
-
-
-# -- averages over classes -----------------------------------------------------------------------
-
-
-def counted_classes(region: RegionSums, task: Task, options: Any) -> tuple[Tensor, Tensor]:
-    """Which classes count in each sample `[B, C]` bool, and `[B]`: whether none was present."""
-    return _counted(region.target.detach(), task, options)
-
-
-def _counted(target: Tensor, task: Task, options: Any) -> tuple[Tensor, Tensor]:
-    """As `counted_classes`, from the sums of the targets `[B, C]`."""
-    channels = target.shape[1]
-    nowhere = torch.zeros(len(target), dtype=torch.bool)
-    allowed = torch.ones(channels, dtype=torch.bool)
-    if not getattr(options, "include_background", True):
-        allowed[0] = False
-    chosen = getattr(options, "classes", None) or ("present" if task == "multiclass" else "all")
-    if isinstance(chosen, list):
-        listed = torch.zeros(channels, dtype=torch.bool)
-        listed[chosen] = True
-        return (allowed & listed).expand_as(target), nowhere
-    if chosen == "all":
-        return allowed.expand_as(target), nowhere
-    present = allowed & (target > 0)
-    if chosen == "present_of_all":
-        return present, nowhere
-    absent = ~present.any(-1)
-    return torch.where(absent[:, None], allowed, present), absent
-
-
-def class_weights(counted: Tensor, options: Any) -> Tensor:
-    """Weights of the classes, `[B, C]` float64, 0 where one does not count."""
-    weights = torch.ones(counted.shape[1], dtype=torch.float64)
-    given = getattr(options, "class_weights", None)
-    if given is not None:
-        weights = weights.new_tensor(given)
-    return torch.where(counted, weights, 0.0)
-
-
-def class_mean(per_class: Tensor, counted: Tensor, options: Any) -> Tensor:
-    """Weighted mean `[B]` over the classes that count of values `[B, C]`."""
-    weights = class_weights(counted, options)
-    total = class_sum(weights * torch.where(counted, per_class, 0.0))[:, 0]
-    return ratio(total, _normalizer(weights, options))
-
-
-def _normalizer(weights: Tensor, options: Any) -> Tensor:
-    """What a weighted sum over classes is divided by, without the last axis."""
-    if getattr(options, "classes", None) != "present_of_all":
-        return class_sum(weights)[..., 0]
-    allowed = torch.ones(weights.shape[-1], dtype=torch.bool)
-    if not options.include_background:
-        allowed[0] = False
-    every = class_weights(allowed[None], options)
-    return class_sum(every)[0, 0].expand(weights.shape[:-1])
 
 
 def _anywhere(found: list[Tensor], counted: Tensor) -> Tensor | None:
