@@ -7,7 +7,7 @@ PORT ?= 8000
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format serve bench loadtest client docs plots clean
+.PHONY: help setup demo test lint format serve bench loadtest client docs plots peers clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,5 +54,10 @@ loadtest: setup ## Locust against a service that this starts and stops
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r loadtests/requirements.txt
 	$(BIN)/python loadtests/run.py
 
+peers: ## write the presets' reference values with the libraries themselves, gigabytes in .venv-peers
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r tools/peers/requirements.txt
+	.venv-peers/bin/python tools/peers/write_values.py
+
 clean: ## remove what the targets made
-	rm -rf .venv demo-output
+	rm -rf .venv .venv-peers demo-output

@@ -1,10 +1,6 @@
 """Writes `tests/data/peer_values.json`: small cases computed by the libraries of the presets.
 
-The libraries need an environment of their own, never that of the service:
-
-    python -m venv ENVIRONMENT
-    ENVIRONMENT/bin/pip install -r tools/peers/requirements.txt
-    ENVIRONMENT/bin/python tools/peers/write_values.py
+The libraries need an environment of their own, never that of the service: `make peers`.
 
 Every case is a call of a library, written as text and run as it stands, on inputs of a fixed seed.
 The tests ask the service for the same inputs with the preset and compare value and gradient.
