@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from lossd.core.compiled import SIGMOID_FAMILIES
 from lossd.losses.declare import SampleLoss, TileLoss
 from lossd.losses.registry import Loss
 
@@ -147,7 +148,7 @@ class Job:
     @property
     def by_channel(self) -> bool:
         """Whether every channel is a row of tiles of its own."""
-        return self.family in ("sigmoid", "sigmoid_rich")
+        return self.family in SIGMOID_FAMILIES
 
     @property
     def channels(self) -> int:
