@@ -7,7 +7,7 @@ PORT ?= 8000
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format serve bench loadtest client docs plots peers clean
+.PHONY: help setup demo test lint format serve bench loadtest container client docs plots dashboard peers lock licences sbom audit clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,7 +29,8 @@ test: setup ## every test
 lint: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy service/lossd client/lossd_client tests examples tools benchmarks
+	$(BIN)/hadolint Dockerfile loadtests/Dockerfile
+	$(BIN)/mypy service/lossd client/lossd_client tests examples tools benchmarks observe loadtests
 
 format: setup ## format the code and mend what the linter can
 	$(BIN)/ruff format .
@@ -54,10 +55,38 @@ loadtest: setup ## Locust against a service that this starts and stops
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r loadtests/requirements.txt
 	$(BIN)/python loadtests/run.py
 
+dashboard: setup ## write Grafana's dashboard from its table of panels
+	$(BIN)/python observe/dashboard.py
+
+container: setup ## build the image, run it as compose does, check it; needs docker
+	LOSSD_CONTAINER_TESTS=1 $(BIN)/python -m pytest tests/test_container.py
+
 peers: ## write the presets' reference values with the libraries themselves, gigabytes in .venv-peers
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r tools/peers/requirements.txt
 	.venv-peers/bin/python tools/peers/write_values.py
 
+# What the images are made of, with tools of their own: docs/supply-chain.md.
+TORCH ?= cuda
+SUPPLY_CHAIN := PYTHONPATH=tools .venv-supply-chain/bin/python -m
+
+.venv-supply-chain/ready: requirements/supply-chain.txt
+	$(PYTHON) -m venv .venv-supply-chain
+	.venv-supply-chain/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	  -r requirements/supply-chain.txt
+	touch $@
+
+lock: .venv-supply-chain/ready ## lock what the images are made of, from constraints.txt
+	$(SUPPLY_CHAIN) supply_chain.lock
+
+licences: setup .venv-supply-chain/ready ## list the licences in the images; fails at one not accepted
+	$(SUPPLY_CHAIN) supply_chain.licences
+
+sbom: .venv-supply-chain/ready ## write build/sbom.json, a bill of materials; TORCH=cpu for the other image
+	$(SUPPLY_CHAIN) supply_chain.sbom $(TORCH)
+
+audit: .venv-supply-chain/ready ## ask for known vulnerabilities of what is locked
+	$(SUPPLY_CHAIN) supply_chain.audit
+
 clean: ## remove what the targets made
-	rm -rf .venv .venv-peers demo-output
+	rm -rf .venv .venv-peers .venv-supply-chain build demo-output
