@@ -1,14 +1,16 @@
 """The queue, with a clock of the test's own."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from prometheus_client import REGISTRY
 
-from lossd.batching import Batcher, Limits, Ticket
+from lossd.batching import Batcher, DropReason, Limits, Ticket
+from lossd.tracing import Origin
 from lossd_client.errors import (
     DeadlineExceededError,
     DrainingError,
@@ -147,6 +149,50 @@ def test_a_cancelled_job_is_dropped(queue: Queue) -> None:
     queue.put("wanted")
     assert queue.take() == (["wanted"], "idle")
     assert queue.batcher.depth().nbytes == 0
+
+
+def dropped() -> dict[str, float]:
+    name = "lossd_dropped_requests_total"
+    values = {one: REGISTRY.get_sample_value(name, {"reason": one}) for one in get_args(DropReason)}
+    return {reason: value for reason, value in values.items() if value is not None}
+
+
+def test_what_leaves_uncomputed_is_counted_by_why(queue: Queue) -> None:
+    before = dropped()
+    queue.put("late", timeout_s=1)
+    queue.put("late, and its caller said so first", timeout_s=1).answer.cancel()
+    queue.put("unwanted").answer.cancel()
+    queue.put("wanted")
+    queue.now = 1.0
+    assert queue.take() == (["wanted"], "idle")
+    queue.put("unwanted").answer.cancel()
+    queue.put("failed")
+    assert queue.batcher.fail_waiting(InternalError("gone")) == 1
+    after = dropped()
+    assert {reason: after[reason] - before[reason] for reason in after} == {
+        "deadline": 2,
+        "cancelled": 2,
+    }
+
+
+def test_a_batch_says_what_it_left_behind_and_how_long_it_waited(queue: Queue) -> None:
+    for number in range(3):
+        queue.put("a", samples=3, nbytes=10, group="a")
+        queue.now = (number + 1) / 10
+    queue.put("b", group="b")
+    batch = queue.batcher.next_batch(wait_s=0)
+    assert batch is not None
+    assert (batch.samples, batch.nbytes) == (6, 20)
+    assert batch.waiting_requests == 2
+    assert batch.oldest_s == pytest.approx(0.3)
+    rest = [queue.batcher.next_batch(wait_s=0), queue.batcher.next_batch(wait_s=0)]
+    assert [one.waiting_requests for one in rest if one] == [1, 0]
+
+
+def test_a_ticket_keeps_where_it_came_from(queue: Queue) -> None:
+    origin = Origin("mine")
+    ticket = queue.batcher.submit("job", group="a", samples=1, nbytes=1, timeout_s=1, origin=origin)
+    assert ticket.origin is origin
 
 
 def test_a_taken_job_cannot_be_cancelled_any_more(queue: Queue) -> None:

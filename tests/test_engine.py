@@ -4,10 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from jobs import make_job
 from lossd import engine as engine_module
@@ -16,6 +18,7 @@ from lossd.core.evaluation import evaluate
 from lossd.core.job import AnyJob
 from lossd.engine import Engine
 from lossd.settings import Settings
+from lossd.tracing import NotTraced, Origin
 from lossd_client.errors import (
     DrainingError,
     InternalError,
@@ -24,6 +27,13 @@ from lossd_client.errors import (
     NotReadyError,
 )
 from service_fixture import wait_until
+
+
+@dataclass
+class Trace(NotTraced):
+    """A trace that has an id and no listener."""
+
+    trace_id: str
 
 
 def job(value: float = 0.0, samples: int = 1) -> AnyJob:
@@ -106,6 +116,54 @@ def test_a_job_that_fails_its_batch_fails_alone(monkeypatch: pytest.MonkeyPatch)
                 assert error is None
         assert gate.batches == [1, 5, 2, 3, 1, 2, 1, 1]
         assert engine.is_ready()
+
+
+def test_lines_about_jobs_name_their_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine, capture_logs() as lines:
+        gate = Gate(monkeypatch)
+        engine.submit(job(), timeout_s=10, origin=Origin("first"))
+        assert gate.entered.wait(10)
+        names = ["good", "bad", "fine"]
+        jobs = [job() for _ in names]
+        tickets = [
+            engine.submit(one, timeout_s=10, origin=Origin(name, Trace("f" * 32)))
+            for name, one in zip(names, jobs, strict=True)
+        ]
+
+        def fail_with_the_guilty(batch: Sequence[AnyJob]) -> None:
+            if any(one is jobs[1] for one in batch):
+                msg = "kernel broke"
+                raise RuntimeError(msg)
+
+        gate.then = fail_with_the_guilty
+        gate.opened.set()
+        assert [ticket.answer.exception(10) is None for ticket in tickets] == [True, False, True]
+        wait_until(lambda: sum(line["event"] == "batch" for line in lines) == 2)
+    by_event = {line["event"]: line for line in lines}
+    (failed,) = [line for line in lines if line["event"] == "job_failed"]
+    assert (failed["request_id"], failed["trace_id"]) == ("bad", "f" * 32)
+    assert isinstance(failed["exc_info"], RuntimeError)
+    halves = [line["request_ids"] for line in lines if line["event"] == "batch_failed"]
+    assert halves == [names, ["bad", "fine"]]
+    assert by_event["batch"]["request_ids"] == names
+    assert by_event["batch"]["log_level"] == "debug"
+    facts = {name: by_event["batch"][name] for name in ("reason", "requests", "samples", "tiles")}
+    assert facts == {"reason": "idle", "requests": 3, "samples": 3, "tiles": 3}
+    assert by_event["batch"]["ms"] > 0
+
+
+def test_the_line_of_an_engine_that_dies_names_what_it_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(*_: Any) -> Any:
+        raise DeviceLostError
+
+    with running() as engine, capture_logs() as lines:
+        monkeypatch.setattr("lossd.engine.evaluate", die)
+        ticket = engine.submit(job(), timeout_s=10, origin=Origin("last"))
+        assert isinstance(ticket.answer.exception(10), InternalError)
+    (line,) = [line for line in lines if line["event"] == "engine_failed"]
+    assert line["request_ids"] == ["last"]
 
 
 def test_neighbours_of_nan_get_the_bits_they_get_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,19 @@ CLIENT = ROOT / "client" / "lossd_client"
 
 # What a module of the service may import of the service; packages stand for their modules.
 LAYERS = [
-    {"core.vocabulary", "settings", "metrics", "batching"},
+    {
+        "core.vocabulary",
+        "settings",
+        "metrics",
+        "tracing",
+        "device_memory",
+        "event_loop",
+        "batching",
+    },
     {"losses"},
     {"core", "presets"},
-    {"protocols", "engine", "catalogue", "formula", "listing", "logs", "api_description"},
-    {"requests"},
+    {"protocols", "engine", "catalogue", "formula", "listing", "logs", "api_description", "spans"},
+    {"requests", "gauges"},
     {"app"},
     {"__main__"},
 ]
@@ -104,3 +112,12 @@ def test_batching_knows_neither_torch_nor_http() -> None:
     (tree,) = [tree for name, tree in modules(SERVICE) if name == "lossd.batching"]
     roots = {other.partition(".")[0] for other in imported(tree)}
     assert not roots & {"torch", "numpy", "fastapi", "starlette"}
+
+
+def test_only_one_module_knows_opentelemetry() -> None:
+    knowing = {
+        name
+        for name, tree in modules(SERVICE)
+        if any(other.partition(".")[0] == "opentelemetry" for other in imported(tree))
+    }
+    assert knowing == {"lossd.spans"}

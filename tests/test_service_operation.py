@@ -55,34 +55,6 @@ def test_limits_are_the_settings(app_client: Caller) -> None:
     assert SAFETENSORS in limits["content_types"]
 
 
-def counted(client: Caller, name: str) -> float:
-    lines = client.get("/metrics").text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
-
-
-def test_metrics_count_requests_samples_and_errors(app_client: Caller) -> None:
-    names = {
-        "lossd_samples_total": 2,
-        'lossd_requests_total{code="ok",route="/v1/evaluate",status="200"}': 1,
-        'lossd_requests_total{code="unknown_loss",route="/v1/evaluate",status="404"}': 1,
-        'lossd_stage_seconds_count{stage="compute"}': 1,
-        "lossd_batches_total": 1,
-    }
-    before = {name: counted(app_client, name) for name in names}
-    received = counted(app_client, "lossd_received_bytes_total")
-    app_client.evaluate(REQUEST).raise_for_status()
-    app_client.evaluate({**REQUEST, "losses": ["dicee"]})
-    after = {name: counted(app_client, name) - before[name] for name in names}
-    assert after == names
-    assert counted(app_client, "lossd_received_bytes_total") > received
-    assert counted(app_client, "lossd_ready") == 1
-
-
-def test_an_address_that_is_not_there_makes_no_metric_of_its_own(app_client: Caller) -> None:
-    app_client.get("/nowhere/of/this/name")
-    assert "of/this/name" not in app_client.get("/metrics").text
-
-
 def test_server_timing_names_the_stages(app_client: Caller) -> None:
     answer = app_client.evaluate(REQUEST)
     header = answer.headers["server-timing"]
@@ -162,6 +134,33 @@ def test_log_lines_are_json_with_the_id_and_without_the_data(service_process: Pr
         assert encoded["base64"][start : start + 24] not in everything
 
 
+def test_one_id_leads_from_the_request_to_its_batch(tmp_path: Path) -> None:
+    with process(tmp_path, "--log-level", "debug") as running:
+        url = f"{running.url}/v1/evaluate"
+        httpx.post(url, json=REQUEST, headers={"X-Request-ID": "mine"}).raise_for_status()
+        httpx.post(url, json=REQUEST, headers={"X-Request-ID": "other"}).raise_for_status()
+        wait_until(lambda: sum('"batch"' in line for line in running.lines) == 2)
+        of_mine = [
+            event
+            for event in running.events
+            if event.get("request_id") == "mine" or "mine" in event.get("request_ids", [])
+        ]
+        request = next(event for event in of_mine if event["event"] == "request")
+        batch = next(event for event in of_mine if event["event"] == "batch")
+        assert running.stop() == 0
+    assert (request["code"], request["samples"]) == ("ok", 2)
+    assert batch["request_ids"] == ["mine"]
+    assert (batch["reason"], batch["samples"], batch["tiles"]) == ("idle", 2, 2)
+    assert 0 < batch["ms"] < request["ms"]
+    assert "trace_id" not in request
+
+
+def test_batches_are_no_lines_unless_asked_for(service_process: Process) -> None:
+    httpx.post(f"{service_process.url}/v1/evaluate", json=REQUEST, headers={"X-Request-ID": "few"})
+    wait_until(lambda: any('"few"' in line for line in service_process.lines))
+    assert {"batch"}.isdisjoint(event["event"] for event in service_process.events)
+
+
 def test_a_body_that_is_no_http_does_not_stop_the_service(service_process: Process) -> None:
     import socket  # noqa: PLC0415 - only here
 
@@ -189,7 +188,8 @@ def test_sigterm_answers_what_is_in_flight_and_takes_no_more(tmp_path: Path) -> 
             thread.start()
         probe = httpx.get(f"{leaving.url}/metrics")
         until = time.monotonic() + 30
-        while "lossd_received_bytes_total 0" in probe.text and time.monotonic() < until:
+        nothing = 'lossd_received_bytes_total{key="anonymous"} 0.0'
+        while nothing in probe.text and time.monotonic() < until:
             probe = httpx.get(f"{leaving.url}/metrics")  # until one has arrived
         leaving.process.send_signal(signal.SIGTERM)
         wait_until(lambda: any("Shutting down" in line for line in leaving.lines))
@@ -231,8 +231,10 @@ OTHER_VALUES: dict[str, Any] = {
     "device": "cuda:1",
     "kernels": "eager",
     "cache_dir": Path("elsewhere"),
+    "cache_seed_dir": Path("seeds"),
     "log_level": "warning",
     "log_format": "console",
+    "tracing": "otlp",
 }
 
 
@@ -315,8 +317,10 @@ def test_the_command_has_a_version() -> None:
 
 def test_log_lines_for_people_are_no_json(tmp_path: Path) -> None:
     with process(tmp_path, "--log-format", "console") as running:
+        httpx.get(f"{running.url}/v1/limits", headers={"X-Request-ID": "seen"})
         assert running.stop() == 0
         wait_until(lambda: any("drained" in line for line in running.lines))
+        assert any("request " in line and "request_id=seen" in line for line in running.lines)
         for line in running.lines:
             with pytest.raises(json.JSONDecodeError):
                 json.loads(line)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client.metrics import MetricWrapperBase
+
 from loss_pages import losses_page, readme_table
+from lossd import metrics
 from lossd.settings import Settings
 from lossd_client.errors import ERRORS
 from preset_page import presets_page
@@ -33,6 +37,42 @@ def errors_table() -> str:
     return "\n".join(["| status | code | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
+@dataclass(frozen=True)
+class DeclaredMetric:
+    """A metric as `metrics` declares it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+def declared_metrics() -> list[DeclaredMetric]:
+    """Every metric, in the order of their declarations, by the name it is scraped under."""
+    endings = {"counter": "_total", "info": "_info"}
+    return [
+        DeclaredMetric(
+            name=metric.name + endings.get(metric.type, ""),
+            kind=metric.type.replace("info", "gauge"),  # as it is scraped
+            labels=tuple(declared._labelnames),  # noqa: SLF001 - there is no public way to ask
+            meaning=metric.documentation,
+        )
+        for name, declared in vars(metrics).items()
+        if name.isupper() and isinstance(declared, MetricWrapperBase)
+        for metric in declared.describe()
+    ]
+
+
+def metrics_table() -> str:
+    """Name, type, labels and meaning of every metric."""
+    rows = [
+        f"| `{one.name}` | {one.kind} | {', '.join(f'`{label}`' for label in one.labels)} "
+        f"| {one.meaning} |"
+        for one in declared_metrics()
+    ]
+    return "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
 def written(text: str, generated: str) -> str:
     """A page with the part between the markers replaced."""
     before, _, rest = text.partition(BEGIN)
@@ -45,6 +85,7 @@ PAGES = {
     "docs/presets.md": presets_page,
     "docs/settings.md": settings_table,
     "docs/http.md": errors_table,
+    "docs/operations.md": metrics_table,
 }
 """What stands between the markers of each page."""
 

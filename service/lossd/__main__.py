@@ -15,6 +15,7 @@ from rich.console import Console
 
 from lossd import __version__
 from lossd.settings import Settings
+from lossd.tracing import NOT_TRACED, Tracing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,6 +49,14 @@ def _serve(settings: Settings) -> int:
             "listen on 127.0.0.1 or say --allow-anonymous\n"
         )
         return 2
+    try:
+        tracing = _open_tracing(settings)
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"lossd: --tracing {settings.tracing} needs {error.name}; "
+            "install it with: pip install 'lossd[telemetry]'\n"
+        )
+        return 2
     # torch takes seconds to import, which other commands need not wait for.
     import uvicorn  # noqa: PLC0415
 
@@ -56,7 +65,7 @@ def _serve(settings: Settings) -> int:
     from lossd.logs import configure_logs  # noqa: PLC0415
 
     configure_logs(settings)
-    engine = Engine(settings)
+    engine = Engine(settings, tracing)
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -77,8 +86,24 @@ def _serve(settings: Settings) -> int:
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         server_header=False,
     )
-    Server(config).run()
+    try:
+        Server(config).run()
+    finally:
+        tracing.close()
     return 1 if engine.state == "failed" else 0
+
+
+def _open_tracing(settings: Settings) -> Tracing:
+    """What the setting names.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    if settings.tracing == "off":
+        return NOT_TRACED
+    from lossd.spans import export_spans  # noqa: PLC0415 - an extra that may not be installed
+
+    return export_spans()
 
 
 def _warmup(settings: Settings) -> int:
@@ -94,7 +119,10 @@ def _warmup(settings: Settings) -> int:
     if compiled.choose_mode(device) == "eager":
         sys.stderr.write("lossd: there is no C++ compiler; the kernels will run eagerly\n")
         return 1
-    compiled.compile_kernels(device, compiled.cache_folder(settings.cache_dir, device))
+    cache = compiled.cache_folder(settings.cache_dir, device)
+    if settings.cache_seed_dir is not None:
+        compiled.seed_cache(cache, settings.cache_seed_dir)
+    compiled.compile_kernels(device, cache)
     return 0
 
 

@@ -17,13 +17,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from lossd import __version__, metrics
 from lossd.api_description import DESCRIPTION, EVALUATE
 from lossd.catalogue import catalogue, describe
 from lossd.engine import Engine
+from lossd.event_loop import watched_event_loop
+from lossd.gauges import read_gauges
 from lossd.requests import answer_evaluation
 from lossd.settings import Settings
+from lossd.tracing import NOT_TRACED, RequestTrace, Tracing
 from lossd_client.errors import (
     BodyTimeoutError,
     InternalError,
@@ -47,6 +51,7 @@ log = structlog.get_logger(__name__)
 _MAX_REQUEST_ID_LENGTH = 128
 _ROUTING_ERRORS: dict[int, type[LossdError]] = {404: NotFoundError, 405: MethodNotAllowedError}
 _CLIENT_GONE = 499
+_UNANSWERED = "unanswered"  # cut off while the service stopped
 _PROBES = ("/health/", "/metrics")
 
 
@@ -56,9 +61,10 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        yield
-        engine.drain()
-        ended = await anyio.to_thread.run_sync(engine.join, settings.drain_s)
+        async with watched_event_loop():
+            yield
+            engine.drain()
+            ended = await anyio.to_thread.run_sync(engine.join, settings.drain_s)
         log.info("drained", complete=ended)
 
     app = FastAPI(
@@ -67,7 +73,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
     )
-    app.add_middleware(Accounting)
+    app.add_middleware(Accounting, tracing=engine.tracing)
     app.add_exception_handler(LossdError, _problem)
     app.add_exception_handler(HTTPException, _problem)  # anything else: see Accounting
     _add_evaluation(app, settings, engine)
@@ -80,8 +86,7 @@ def _add_evaluation(app: FastAPI, settings: Settings, engine: Engine) -> None:
     @app.post("/v1/evaluate", openapi_extra=EVALUATE, response_class=Response)
     async def evaluate(request: Request) -> Response:
         """Losses, gradients, maps and statistics of the samples in the body."""
-        request_id: str = request.state.request_id
-        written = await answer_evaluation(request, engine, settings, request_id)
+        written = await answer_evaluation(request, engine, settings)
         request.state.samples = written.samples
 
         async def parts() -> AsyncIterator[bytes | memoryview]:
@@ -163,13 +168,7 @@ def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
     @app.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
         """Prometheus text format."""
-        depth = engine.queue_depth()
-        metrics.QUEUE_REQUESTS.set(depth.requests)
-        metrics.QUEUE_SAMPLES.set(depth.samples)
-        metrics.QUEUE_BYTES.set(depth.nbytes)
-        metrics.QUEUE_OLDEST_SECONDS.set(depth.oldest_s)
-        metrics.READY.set(engine.is_ready())
-        metrics.KERNELS_READY.set(engine.progress[0])
+        read_gauges(engine)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -199,26 +198,28 @@ def _as_lossd_error(error: Exception) -> LossdError:
 
 
 class Accounting:
-    """Gives every request its id, its line in the log and its place in the metrics.
+    """Gives every request its id, its line in the log, its place in the metrics and its trace.
 
     What no handler caught becomes an answer here, not further out: it needs its id, too.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or whatever else ASGI has."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        account = _Account(scope, send)
+        account = _Account(scope, send, self._tracing)
         try:
             await self._app(scope, receive, account.send)
         except ClientDisconnect:
             account.status, account.state["code"] = _CLIENT_GONE, "client_gone"
         except Exception as error:
             if account.status:
+                account.state["code"] = InternalError.code
                 raise  # half an answer is out; the server closes the connection
             response = await _problem(Request(scope), error)
             await response(scope, receive, account.send)
@@ -229,15 +230,28 @@ class Accounting:
 class _Account:
     """What is noted of one request."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, tracing: Tracing) -> None:
         self._scope = scope
         self._send = send
         self._started_s = time.perf_counter()
         self._sent_bytes = 0
+        # Probes come every few seconds for ever; they are for those who ask for them.
+        self._probe = scope["path"].startswith(_PROBES)
+        self._trace: RequestTrace = NOT_TRACED
+        if not self._probe:
+            self._trace = tracing.start_request(scope)
         self.status = 0
         """Of the answer, as soon as its head is sent."""
+        request_id = _request_id(scope)
         self.state: dict[str, Any] = scope.setdefault("state", {})
-        self.state["request_id"] = _request_id(scope)
+        self.state.update(request_id=request_id, key=metrics.ANONYMOUS, trace=self._trace)
+        # Every line of this task says whose it is, also the server's that may come after the last
+        # of ours, and so this is not undone.
+        clear_contextvars()
+        bind_contextvars(request_id=request_id)
+        if self._trace.trace_id:
+            bind_contextvars(trace_id=self._trace.trace_id)
+        metrics.REQUESTS_IN_PROGRESS.inc()
 
     async def send(self, message: Message) -> None:
         """Sends a part of the answer on, the head with the request's id."""
@@ -253,13 +267,15 @@ class _Account:
         """Writes it down."""
         seconds = time.perf_counter() - self._started_s
         scope, state = self._scope, self.state
-        route = getattr(scope.get("route"), "path", "unknown")
-        code = state.get("code", "ok")
-        metrics.REQUESTS.labels(route=route, status=str(self.status), code=code).inc()
-        metrics.REQUEST_SECONDS.labels(route=route).observe(seconds)
-        metrics.SENT_BYTES.inc(self._sent_bytes)
-        # Probes come every few seconds for ever; their lines are for those who ask for them.
-        note = log.debug if scope["path"].startswith(_PROBES) else log.info
+        template: str | None = getattr(scope.get("route"), "path", None)
+        route = template or "unknown"
+        code: str = state.get("code", "ok" if self.status else _UNANSWERED)
+        samples: int = state.get("samples", 0)
+        metrics.REQUESTS.labels(route, str(self.status), code, state["key"]).inc()
+        metrics.REQUEST_SECONDS.labels(route).observe(seconds)
+        metrics.SENT_BYTES.labels(state["key"]).inc(self._sent_bytes)
+        metrics.REQUESTS_IN_PROGRESS.dec()
+        note = log.debug if self._probe else log.info
         note(
             "request",
             method=scope["method"],
@@ -267,9 +283,13 @@ class _Account:
             status=self.status,
             code=code,
             ms=round(seconds * 1e3, 2),
-            samples=state.get("samples", 0),
+            samples=samples,
             bytes_out=self._sent_bytes,
-            request_id=state["request_id"],
+        )
+        self._trace.end(
+            route=template,
+            status=self.status,
+            attributes={"code": code, "samples": samples, "request_id": state["request_id"]},
         )
 
 

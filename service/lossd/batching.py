@@ -16,8 +16,10 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
+from lossd import metrics
+from lossd.tracing import NO_ORIGIN, Origin
 from lossd_client.errors import DeadlineExceededError, DrainingError, QueueFullError
 
 J = TypeVar("J")
@@ -28,6 +30,11 @@ _RETRY_AFTER_S = 1.0
 Reason = Literal["idle", "full", "delay", "largest", "drain"]
 """Why a batch left: nothing else waited, a limit was reached, its oldest job had waited long
 enough, it was the largest group, or the service is shutting down."""
+
+DropReason = Literal["deadline", "cancelled"]
+"""Why a ticket left uncomputed: its time was up, or nobody waited for it any more."""
+
+_DROPPED = {reason: metrics.DROPPED_REQUESTS.labels(reason) for reason in get_args(DropReason)}
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Ticket(Generic[J, A]):
     deadline_s: float
     """On the clock of the batcher."""
     accepted_s: float
+    origin: Origin = NO_ORIGIN
     answer: Future[A] = field(default_factory=Future)
 
 
@@ -61,11 +69,20 @@ class Batch(Generic[J, A]):
 
     tickets: tuple[Ticket[J, A], ...]
     reason: Reason
+    waiting_requests: int
+    """What it left behind in the queue."""
+    oldest_s: float
+    """How long its oldest ticket had waited."""
 
     @property
     def samples(self) -> int:
         """Samples of all tickets."""
         return sum(ticket.samples for ticket in self.tickets)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tickets."""
+        return sum(ticket.nbytes for ticket in self.tickets)
 
 
 @dataclass(frozen=True)
@@ -91,7 +108,14 @@ class Batcher(Generic[J, A]):
         self._closed = False
 
     def submit(
-        self, job: J, *, group: Hashable, samples: int, nbytes: int, timeout_s: float
+        self,
+        job: J,
+        *,
+        group: Hashable,
+        samples: int,
+        nbytes: int,
+        timeout_s: float,
+        origin: Origin = NO_ORIGIN,
     ) -> Ticket[J, A]:
         """Accepts a job; its ticket's `answer` is resolved exactly once.
 
@@ -104,7 +128,7 @@ class Batcher(Generic[J, A]):
                 raise DrainingError(retry_after_s=_RETRY_AFTER_S)
             self._admit(samples, nbytes)
             now = self._clock()
-            ticket = Ticket[J, A](job, group, samples, nbytes, now + timeout_s, now)
+            ticket = Ticket[J, A](job, group, samples, nbytes, now + timeout_s, now, origin)
             self._groups.setdefault(group, deque()).append(ticket)
             self._samples += samples
             self._bytes += nbytes
@@ -130,15 +154,20 @@ class Batcher(Generic[J, A]):
             self._closed = True
             self._changed.notify_all()
 
-    def fail_waiting(self, error: Exception) -> None:
-        """Answers everything that waits with an error: nothing will run it any more."""
+    def fail_waiting(self, error: Exception) -> int:
+        """Answers everything that waits with an error, and says how many: nothing will run it."""
         with self._changed:
             waiting = [ticket for queue in self._groups.values() for ticket in queue]
             self._groups.clear()
             self._samples = self._bytes = 0
+        failed = 0
         for ticket in waiting:
             if ticket.answer.set_running_or_notify_cancel():
                 ticket.answer.set_exception(error)
+                failed += 1
+            else:
+                _DROPPED["cancelled"].inc()
+        return failed
 
     @property
     def drained(self) -> bool:
@@ -178,19 +207,24 @@ class Batcher(Generic[J, A]):
         for group in list(self._groups):
             kept: deque[Ticket[J, A]] = deque()
             for ticket in self._groups[group]:
-                if ticket.answer.cancelled():
-                    self._forget(ticket)
-                elif ticket.deadline_s <= now:
-                    self._forget(ticket)
-                    if ticket.answer.set_running_or_notify_cancel():
-                        msg = "the deadline passed while the request waited"
-                        ticket.answer.set_exception(DeadlineExceededError(msg))
+                # The caller of a late one may have given up first, for the same reason.
+                if ticket.deadline_s <= now:
+                    self._drop(ticket, "deadline")
+                elif ticket.answer.cancelled():
+                    self._drop(ticket, "cancelled")
                 else:
                     kept.append(ticket)
             if kept:
                 self._groups[group] = kept
             else:
                 del self._groups[group]
+
+    def _drop(self, ticket: Ticket[J, A], reason: DropReason) -> None:
+        self._forget(ticket)
+        _DROPPED[reason].inc()
+        if ticket.answer.set_running_or_notify_cancel():
+            msg = "the deadline passed while the request waited"
+            ticket.answer.set_exception(DeadlineExceededError(msg))
 
     def _forget(self, ticket: Ticket[J, A]) -> None:
         self._samples -= ticket.samples
@@ -227,6 +261,13 @@ class Batcher(Generic[J, A]):
             if ticket.answer.set_running_or_notify_cancel():
                 tickets.append(ticket)
                 samples, nbytes = samples + ticket.samples, nbytes + ticket.nbytes
+            else:
+                _DROPPED["cancelled"].inc()
         if not queue:
             del self._groups[group]
-        return Batch(tuple(tickets), reason)
+        return Batch(
+            tuple(tickets),
+            reason,
+            waiting_requests=sum(len(queue) for queue in self._groups.values()),
+            oldest_s=self._clock() - tickets[0].accepted_s if tickets else 0.0,
+        )

@@ -14,19 +14,20 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import structlog
 import torch
 
 from lossd import metrics
-from lossd.batching import Batch, Batcher, Depth, Limits, Ticket
+from lossd.batching import Batch, Batcher, Depth, Limits, Reason, Ticket
 from lossd.core import compiled
 from lossd.core.canary import canary_job, check_canary
 from lossd.core.evaluation import evaluate
 from lossd.core.job import AnyJob, Outcome
 from lossd.core.passes import Workspace
 from lossd.settings import Settings
+from lossd.tracing import NO_ORIGIN, NOT_TRACED, BatchTrace, Origin, Tracing
 from lossd_client.errors import InternalError, LossdError, NotReadyError
 
 State = Literal["starting", "compiling", "ready", "draining", "stopped", "failed"]
@@ -37,18 +38,31 @@ NUMERICS = "2"
 CANARY_EVERY_S = 10.0
 STALE_AFTER_S = 30.0
 
+_BATCHES = {reason: metrics.BATCHES.labels(reason) for reason in get_args(Reason)}
+
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Completed:
-    """Outcome of a job and how it was computed."""
+    """Outcome of a job and how it was computed; times on the clock of `time.monotonic`."""
 
     outcome: Outcome
-    queue_s: float
-    compute_s: float
+    accepted_s: float
+    started_s: float
+    ended_s: float
     batch_samples: int
     batch_requests: int
+
+    @property
+    def queue_s(self) -> float:
+        """How long it waited."""
+        return self.started_s - self.accepted_s
+
+    @property
+    def compute_s(self) -> float:
+        """How long its batch was computed."""
+        return self.ended_s - self.started_s
 
 
 EngineTicket = Ticket[AnyJob, Completed]
@@ -57,8 +71,10 @@ EngineTicket = Ticket[AnyJob, Completed]
 class Engine:
     """Accepts jobs from any thread and computes them on its own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracing: Tracing = NOT_TRACED) -> None:
         self._settings = settings
+        self.tracing = tracing
+        """What is told of batches; requests belong to the same."""
         self.device = choose_device(settings.device)
         self.mode: compiled.Mode = compiled.choose_mode(self.device)
         if settings.kernels != "auto":
@@ -75,7 +91,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.state: State = "starting"
         self.progress = (0, 1)
-        """Kernels ready, kernels in all."""
+        """Kernels ready, kernels in all; none where they run eagerly."""
         self._last_run_s = 0.0
         self._computing: Sequence[EngineTicket] = ()
         self._busy_since_s: float | None = None
@@ -96,7 +112,7 @@ class Engine:
         """Starts the thread; jobs are refused until it is ready."""
         self._thread.start()
 
-    def submit(self, job: AnyJob, *, timeout_s: float) -> EngineTicket:
+    def submit(self, job: AnyJob, *, timeout_s: float, origin: Origin = NO_ORIGIN) -> EngineTicket:
         """Accepts a job.
 
         Raises:
@@ -107,7 +123,12 @@ class Engine:
         if self.state in ("starting", "compiling", "failed"):
             raise NotReadyError(self.describe(), retry_after_s=5.0)
         return self._batcher.submit(
-            job, group=job.group, samples=job.samples, nbytes=job.nbytes, timeout_s=timeout_s
+            job,
+            group=job.group,
+            samples=job.samples,
+            nbytes=job.nbytes,
+            timeout_s=timeout_s,
+            origin=origin,
         )
 
     def is_ready(self) -> bool:
@@ -160,34 +181,41 @@ class Engine:
         except BaseException as error:
             # The thread ends here; whoever waits must hear of it, and readiness must say so.
             self.state = "failed"
-            log.exception("engine_failed")
+            unanswered = [one for one in self._computing if not one.answer.done()]
+            log.exception("engine_failed", **_origins(unanswered))
             self._batcher.close()
             stopped = InternalError(f"the engine stopped: {error!r}")
-            self._batcher.fail_waiting(stopped)
-            for ticket in self._computing:
-                if not ticket.answer.done():
-                    ticket.answer.set_exception(stopped)
+            failed = self._batcher.fail_waiting(stopped)
+            for ticket in unanswered:
+                ticket.answer.set_exception(stopped)
+            metrics.JOB_FAILURES.inc(failed + len(unanswered))
 
     def _prepare(self) -> None:
         torch.set_num_threads(self._settings.threads)
         started = time.perf_counter()
         if self.mode == "eager":
+            self.progress = 0, 0
             self._table = compiled.eager_kernels()
         else:
             if self.state == "starting":
                 self.state = "compiling"
             cache = compiled.cache_folder(self._settings.cache_dir, self.device)
+            seeds = self._settings.cache_seed_dir
+            if seeds is not None and compiled.seed_cache(cache, seeds):
+                log.info("kernels_seeded", source=str(seeds))
             self._table = compiled.compile_kernels(
                 self.device, cache, on_progress=self._on_progress
             )
         self._run_canary()
         if self.state != "draining":
             self.state = "ready"
+        seconds = time.perf_counter() - started
+        metrics.START_UP_SECONDS.set(seconds)
         log.info(
             "engine_ready",
             device=self.device_name,
             threads=torch.get_num_threads(),
-            seconds=round(time.perf_counter() - started, 2),
+            seconds=round(seconds, 2),
         )
 
     def _on_progress(self, done: int, total: int) -> None:
@@ -201,24 +229,28 @@ class Engine:
         self._last_run_s = time.monotonic()
 
     def _compute(self, batch: Batch[AnyJob, Completed]) -> None:
-        self._busy_since_s = time.monotonic()
-        metrics.BATCHES.labels(reason=batch.reason).inc()
-        metrics.BATCH_SAMPLES.observe(batch.samples)
-        self._computing = batch.tickets
-        self._compute_tickets(batch.tickets)
+        self._busy_since_s = started_s = time.monotonic()
+        self._computing = tickets = batch.tickets
+        facts = _count(batch)
+        with self.tracing.batch([ticket.origin.trace for ticket in tickets], facts) as trace:
+            self._compute_tickets(tickets, trace)
         self._computing = ()
         self._busy_since_s = None
         self._last_run_s = time.monotonic()
+        ms = round((self._last_run_s - started_s) * 1e3, 2)
+        log.debug("batch", ms=ms, **facts, **_origins(tickets))
 
-    def _compute_tickets(self, tickets: Sequence[EngineTicket]) -> None:
+    def _compute_tickets(self, tickets: Sequence[EngineTicket], trace: BatchTrace) -> None:
         started_s = time.monotonic()
         try:
             outcomes = evaluate([ticket.job for ticket in tickets], self._table, self._workspace)
         except Exception as error:  # noqa: BLE001 - each waiter gets it below
-            self._isolate(tickets, error)
+            metrics.COMPUTE_SECONDS.observe(time.monotonic() - started_s)
+            trace.add_failure(error)
+            self._isolate(tickets, error, trace)
             return
-        compute_s = time.monotonic() - started_s
-        metrics.COMPUTE_SECONDS.observe(compute_s)
+        ended_s = time.monotonic()
+        metrics.COMPUTE_SECONDS.observe(ended_s - started_s)
         samples = sum(ticket.samples for ticket in tickets)
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             if isinstance(outcome, LossdError):
@@ -227,25 +259,62 @@ class Engine:
             ticket.answer.set_result(
                 Completed(
                     outcome=outcome,
-                    queue_s=started_s - ticket.accepted_s,
-                    compute_s=compute_s,
+                    accepted_s=ticket.accepted_s,
+                    started_s=started_s,
+                    ended_s=ended_s,
                     batch_samples=samples,
                     batch_requests=len(tickets),
                 )
             )
 
-    def _isolate(self, tickets: Sequence[EngineTicket], error: Exception) -> None:
+    def _isolate(
+        self, tickets: Sequence[EngineTicket], error: Exception, trace: BatchTrace
+    ) -> None:
         """Runs a failed batch again in halves, so that only the job at fault fails."""
         if len(tickets) == 1:
-            log.error("job_failed", error=repr(error), exc_info=error)
+            log.error("job_failed", error=repr(error), exc_info=error, **_origin(tickets[0]))
             metrics.JOB_FAILURES.inc()
             tickets[0].answer.set_exception(
                 InternalError(f"the job failed alone: {type(error).__name__}: {error}")
             )
             return
+        log.warning("batch_failed", error=repr(error), **_origins(tickets))
+        metrics.BATCH_RERUNS.inc()
         half = len(tickets) // 2
-        self._compute_tickets(tickets[:half])
-        self._compute_tickets(tickets[half:])
+        self._compute_tickets(tickets[:half], trace)
+        self._compute_tickets(tickets[half:], trace)
+
+
+def _count(batch: Batch[AnyJob, Completed]) -> dict[str, str | int]:
+    """Counts a batch; what log line and trace say of it, too."""
+    samples, requests, nbytes = batch.samples, len(batch.tickets), batch.nbytes
+    tiles = sum(ticket.job.tiles for ticket in batch.tickets)
+    _BATCHES[batch.reason].inc()
+    metrics.BATCH_SAMPLES.observe(samples)
+    metrics.BATCH_REQUESTS.observe(requests)
+    metrics.BATCH_BYTES.observe(nbytes)
+    metrics.BATCH_TILES.observe(tiles)
+    metrics.DISPATCH_QUEUE_REQUESTS.observe(batch.waiting_requests)
+    metrics.DISPATCH_OLDEST_SECONDS.observe(batch.oldest_s)
+    return {
+        "reason": batch.reason,
+        "samples": samples,
+        "requests": requests,
+        "bytes": nbytes,
+        "tiles": tiles,
+    }
+
+
+def _origin(ticket: EngineTicket) -> dict[str, str]:
+    """What a log line says of the request that a ticket came from."""
+    trace_id = ticket.origin.trace.trace_id
+    trace = {"trace_id": trace_id} if trace_id else {}
+    return {"request_id": ticket.origin.request_id, **trace}
+
+
+def _origins(tickets: Sequence[EngineTicket]) -> dict[str, list[str]]:
+    """What a log line says of the requests of several tickets."""
+    return {"request_ids": [ticket.origin.request_id for ticket in tickets]}
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,34 +1,148 @@
-"""The names under which the service counts, once."""
+"""Everything the service counts, once: name, meaning, unit, labels and buckets.
 
-from prometheus_client import Counter, Gauge, Histogram
+Labels take few values: route templates, codes of error classes, names of keys; never what a caller
+may choose.
+"""
 
-_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+from __future__ import annotations
 
-REQUESTS = Counter("lossd_requests_total", "Answered requests.", ["route", "status", "code"])
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
+
+# A series that says when another one began doubles the page and no query here reads it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+ANONYMOUS: Final = "anonymous"
+"""The `key` of requests that came without one."""
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+_BYTES = tuple(4**power for power in range(6, 16))  # 4 KiB to 1 GiB
+_TILES = (0, *(4**power for power in range(9)))
+_SAMPLES = tuple(2**power for power in range(11))
+_REQUESTS = tuple(2**power for power in range(9))
+
+# -- requests -------------------------------------------------------------------------------------
+
+REQUESTS = Counter(
+    "lossd_requests_total",
+    "Requests that ended, by route template, HTTP status, code of the error (or ok) and key.",
+    ["route", "status", "code", "key"],
+)
 REQUEST_SECONDS = Histogram(
     "lossd_request_seconds",
-    "From the head of a request to its answer.",
+    "Seconds from the head of a request to the end of its answer.",
     ["route"],
     buckets=_SECONDS,
 )
+REQUESTS_IN_PROGRESS = Gauge(
+    "lossd_requests_in_progress", "Requests whose head has come and whose answer has not ended."
+)
 STAGE_SECONDS = Histogram(
     "lossd_stage_seconds",
-    "Parts of an evaluation: receive, read, queue, compute, write.",
+    "Seconds of the parts of an evaluation, as far as it came: receive (the body arrives), read "
+    "(it is decoded and checked), queue (it waits for the engine), compute (its batch is "
+    "computed), write (the answer is encoded).",
     ["stage"],
     buckets=_SECONDS,
 )
-SAMPLES = Counter("lossd_samples_total", "Samples evaluated.")
-RECEIVED_BYTES = Counter("lossd_received_bytes_total", "Bytes of request bodies.")
-SENT_BYTES = Counter("lossd_sent_bytes_total", "Bytes of answer bodies.")
-BATCHES = Counter("lossd_batches_total", "Batches computed, by why they left.", ["reason"])
-BATCH_SAMPLES = Histogram(
-    "lossd_batch_samples", "Samples per batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+STAGE = {
+    name: STAGE_SECONDS.labels(name) for name in ("receive", "read", "queue", "compute", "write")
+}
+"""The histogram of each stage."""
+SAMPLES = Counter("lossd_samples_total", "Samples of evaluations that were answered.", ["key"])
+RECEIVED_BYTES = Counter(
+    "lossd_received_bytes_total", "Bytes of evaluations' bodies, refused ones included.", ["key"]
 )
-COMPUTE_SECONDS = Histogram("lossd_compute_seconds", "Time of a batch.", buckets=_SECONDS)
-JOB_FAILURES = Counter("lossd_job_failures_total", "Jobs that failed alone inside the engine.")
-QUEUE_REQUESTS = Gauge("lossd_queue_requests", "Requests that wait.")
-QUEUE_SAMPLES = Gauge("lossd_queue_samples", "Samples that wait.")
-QUEUE_BYTES = Gauge("lossd_queue_bytes", "Bytes that wait.")
-QUEUE_OLDEST_SECONDS = Gauge("lossd_queue_oldest_seconds", "Age of the oldest waiting request.")
-READY = Gauge("lossd_ready", "1 if a job would be computed now.")
-KERNELS_READY = Gauge("lossd_kernels_ready", "Kernels compiled and run.")
+SENT_BYTES = Counter("lossd_sent_bytes_total", "Bytes of answers' bodies.", ["key"])
+
+# -- batches --------------------------------------------------------------------------------------
+
+BATCHES = Counter(
+    "lossd_batches_total",
+    "Batches that left the queue, by why: idle (nothing else waited), full (a limit was reached), "
+    "delay (its oldest request had been overtaken for long enough), largest (most samples of "
+    "several groups), drain (the service is shutting down).",
+    ["reason"],
+)
+BATCH_SAMPLES = Histogram("lossd_batch_samples", "Samples of a batch.", buckets=_SAMPLES)
+BATCH_REQUESTS = Histogram("lossd_batch_requests", "Requests of a batch.", buckets=_REQUESTS)
+BATCH_BYTES = Histogram("lossd_batch_bytes", "Bytes of a batch's tensors.", buckets=_BYTES)
+BATCH_TILES = Histogram(
+    "lossd_batch_tiles",
+    "Tiles of 4096 pixels of a batch; 0 for losses of tables without pixels.",
+    buckets=_TILES,
+)
+DISPATCH_QUEUE_REQUESTS = Histogram(
+    "lossd_dispatch_queue_requests",
+    "Requests that still wait when a batch leaves the queue.",
+    buckets=(0, *_REQUESTS, 1024, 4096),
+)
+DISPATCH_OLDEST_SECONDS = Histogram(
+    "lossd_dispatch_oldest_seconds",
+    "Seconds that the oldest request of a batch had waited when the batch left the queue.",
+    buckets=_SECONDS,
+)
+COMPUTE_SECONDS = Histogram(
+    "lossd_compute_seconds",
+    "Seconds that the engine computed one batch, failed ones included; the rate of its sum is the "
+    "share of time in which the engine is busy.",
+    buckets=_SECONDS,
+)
+JOB_FAILURES = Counter(
+    "lossd_job_failures_total",
+    "Requests that the engine answered with an internal error: they failed alone, or the engine "
+    "stopped.",
+)
+BATCH_RERUNS = Counter(
+    "lossd_batch_reruns_total", "Batches of several requests that failed and ran again in halves."
+)
+DROPPED_REQUESTS = Counter(
+    "lossd_dropped_requests_total",
+    "Requests that left the queue without being computed: deadline (their time was up), cancelled "
+    "(nobody waited for them any more).",
+    ["reason"],
+)
+
+# -- read when somebody asks, see gauges.py -------------------------------------------------------
+
+QUEUE_REQUESTS = Gauge("lossd_queue_requests", "Requests that wait for the engine.")
+QUEUE_SAMPLES = Gauge("lossd_queue_samples", "Samples that wait for the engine.")
+QUEUE_BYTES = Gauge("lossd_queue_bytes", "Bytes of tensors that wait for the engine.")
+QUEUE_OLDEST_SECONDS = Gauge(
+    "lossd_queue_oldest_seconds", "Seconds that the oldest waiting request has waited."
+)
+READY = Gauge("lossd_ready", "1 if a job would be computed now, as /health/ready says; else 0.")
+ENGINE_STATE = Gauge(
+    "lossd_engine_state", "1 for the state the engine is in, 0 for every other one.", ["state"]
+)
+KERNELS_READY = Gauge(
+    "lossd_kernels_ready", "Kernels that are compiled and have run; 0 where they run eagerly."
+)
+KERNELS_EXPECTED = Gauge(
+    "lossd_kernels_expected", "Kernels that will be compiled; 0 where they run eagerly."
+)
+START_UP_SECONDS = Gauge(
+    "lossd_start_up_seconds", "Seconds from the engine's start until it was ready; 0 until then."
+)
+DEVICE_MEMORY_BYTES = Gauge(
+    "lossd_device_memory_bytes",
+    "Memory in bytes. Of a GPU: allocated (tensors), reserved (by torch), used (by every process), "
+    "total. Of the CPU: used (resident memory of this process), total (what it may use).",
+    ["kind"],
+)
+BUILD = Info(
+    "lossd_build", "1; the labels say what runs: version, device, numerics_version, torch."
+)
+
+# -- the process ----------------------------------------------------------------------------------
+
+EVENT_LOOP_LAG_SECONDS = Histogram(
+    "lossd_event_loop_lag_seconds",
+    "Seconds by which a sleep of 100 ms of the event loop ended late.",
+    buckets=_SECONDS,
+)
+
+# What is known beforehand starts at 0: a rate needs a value before the first event.
+for _counter in (SAMPLES, RECEIVED_BYTES, SENT_BYTES):
+    _counter.labels(ANONYMOUS)

@@ -22,6 +22,7 @@ from lossd.protocols.json_body import Inputs, read_json
 from lossd.protocols.multipart_body import read_multipart
 from lossd.protocols.safetensors_body import read_safetensors_body
 from lossd.settings import Settings
+from lossd.tracing import Origin, RequestTrace
 from lossd_client.errors import (
     BodyTimeoutError,
     DeadlineExceededError,
@@ -49,32 +50,45 @@ _MAX_DIGITS = 18  # of a Content-Length that is worth comparing
 
 @dataclass
 class Stages:
-    """Durations of the parts of a request, in seconds, in order."""
+    """When the parts of a request began and ended, on the clock of `time.monotonic`, in order."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.perf_counter)
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _running: tuple[str, float] | None = None
 
-    def mark(self, name: str) -> None:
-        """Ends a stage that began where the last one ended."""
-        now = time.perf_counter()
-        self.seconds[name] = now - self._last
-        self._last = now
+    def begin(self, name: str) -> None:
+        """Ends the stage that runs and begins another."""
+        self.end()
+        self._running = name, time.monotonic()
 
-    def split(self, name: str, **parts: float) -> None:
-        """Replaces the stage that ends now by its known parts."""
-        self.mark(name)
-        self.seconds.pop(name)
-        self.seconds.update(parts)
+    def end(self) -> None:
+        """Ends the stage that runs, if there is one."""
+        if self._running is not None:
+            name, start_s = self._running
+            self.spans[name] = start_s, time.monotonic()
+            self._running = None
+
+    def add_engine(self, completed: Completed) -> None:
+        """The two stages that the engine measured."""
+        self.spans["queue"] = completed.accepted_s, completed.started_s
+        self.spans["compute"] = completed.started_s, completed.ended_s
 
     @property
     def total(self) -> float:
-        """Sum of all stages."""
-        return sum(self.seconds.values())
+        """Seconds of all stages."""
+        return sum(end - start for start, end in self.spans.values())
 
     def header(self) -> str:
         """Value of a `Server-Timing` header, in milliseconds."""
-        entries = [f"{name};dur={seconds * 1e3:.3f}" for name, seconds in self.seconds.items()]
+        entries = [
+            f"{name};dur={(end - start) * 1e3:.3f}" for name, (start, end) in self.spans.items()
+        ]
         return ", ".join([*entries, f"total;dur={self.total * 1e3:.3f}"])
+
+    def note(self, trace: RequestTrace) -> None:
+        """Counts them and adds them to the request's trace."""
+        for name, (start_s, end_s) in self.spans.items():
+            metrics.STAGE[name].observe(end_s - start_s)
+            trace.add_stage(name, start_s, end_s)
 
 
 @dataclass(frozen=True)
@@ -92,25 +106,31 @@ class Written:
         return sum(memoryview(part).nbytes for part in self.parts)
 
 
-async def answer_evaluation(
-    request: Request, engine: Engine, settings: Settings, request_id: str
-) -> Written:
+async def answer_evaluation(request: Request, engine: Engine, settings: Settings) -> Written:
     """Reads, computes and writes one evaluation.
 
     Raises:
         LossdError: whatever the contract has a code for.
     """
     stages = Stages()
+    try:
+        return await _answer(request, engine, settings, stages)
+    finally:
+        stages.end()  # that in which it failed
+        stages.note(request.state.trace)
+
+
+async def _answer(request: Request, engine: Engine, settings: Settings, stages: Stages) -> Written:
     kind, content_type = _content_type(request)
     encoding, arrays = _answer_form(request, kind)
+    stages.begin("receive")
     body = await receive_body(request, settings)
-    metrics.RECEIVED_BYTES.inc(len(body))
-    stages.mark("receive")
+    stages.begin("read")
     evaluation, job = await _read(body, kind, content_type, settings)
-    stages.mark("read")
+    stages.end()
     completed = await _compute(request, engine, job, _left_s(evaluation, settings, stages))
-    stages.split("engine", queue=completed.queue_s, compute=completed.compute_s)
-    document = _document(job, completed, stages, engine, request_id)
+    stages.add_engine(completed)
+    document = _document(job, completed, stages, engine, request.state.request_id)
     tensors = completed.outcome.tensors
 
     def write() -> list[bytes | memoryview]:
@@ -118,11 +138,10 @@ async def answer_evaluation(
             return write_safetensors(document, tensors)
         return write_json(document, tensors, arrays=arrays, parts=len(job.parts))
 
+    stages.begin("write")
     parts = await _offload(sum(array.nbytes for array in tensors.values()), write)
-    stages.mark("write")
-    metrics.SAMPLES.inc(job.samples)
-    for stage, seconds in stages.seconds.items():
-        metrics.STAGE_SECONDS.labels(stage=stage).observe(seconds)
+    stages.end()
+    metrics.SAMPLES.labels(request.state.key).inc(job.samples)
     return Written(parts, media_type(encoding), stages, job.samples)
 
 
@@ -149,6 +168,8 @@ async def receive_body(request: Request, settings: Settings) -> bytearray:
     except TimeoutError as error:
         msg = f"{len(body)} bytes of the body arrived in {settings.body_timeout_s:g} s"
         raise BodyTimeoutError(msg) from error
+    finally:
+        metrics.RECEIVED_BYTES.labels(request.state.key).inc(len(body))
     return body
 
 
@@ -198,7 +219,8 @@ def _left_s(evaluation: EvaluateRequest, settings: Settings, stages: Stages) -> 
 
 
 async def _compute(request: Request, engine: Engine, job: AnyJob, left_s: float) -> Completed:
-    ticket = engine.submit(job, timeout_s=left_s)
+    origin = Origin(request.state.request_id, request.state.trace)
+    ticket = engine.submit(job, timeout_s=left_s, origin=origin)
     answer = asyncio.wrap_future(ticket.answer)
     gone = asyncio.ensure_future(_disconnected(request))
     try:

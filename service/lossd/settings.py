@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     """CPU threads of the engine."""
     cache_dir: Path = Field(default_factory=_cache_dir)
     """Folder of compiled kernels; each kind of processor gets a folder of its own in it."""
+    cache_seed_dir: Path | None = None
+    """Folder of kernels that were compiled in advance, as an image brings them; those of this very
+    processor are copied into the cache if it has none."""
     chunk_logits: int = Field(default=1024 * 1024, ge=8192)
     """Logits computed at a time; what fits the processor's cache is fastest."""
     max_body_mib: int = Field(default=256, ge=1)
@@ -77,3 +80,5 @@ class Settings(BaseSettings):
     """Least severe log lines to write."""
     log_format: Literal["json", "console"] = "json"
     """One JSON object per line, or lines for people."""
+    tracing: Literal["off", "otlp"] = "off"
+    """otlp sends spans to where the standard OTEL_* variables say; needs lossd[telemetry]."""

@@ -116,6 +116,32 @@ def cache_folder(root: Path, device: torch.device) -> Path:
     return root / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 
 
+def seed_cache(cache: Path, seeds: Path) -> bool:
+    """Fills an absent cache folder with what an image brought for this very processor.
+
+    Args:
+        cache: folder of compiled code, as `cache_folder` names it.
+        seeds: folder that holds such folders, made elsewhere at the path of `cache`.
+
+    Returns:
+        Whether it was filled: not if it exists, nor if there is no seed of its name.
+    """
+    seed = seeds / cache.name
+    if cache.exists() or not seed.is_dir():
+        return False
+    # Whole or not at all: a start that is cut off must not leave half a cache.
+    partial = cache.with_name(f".{cache.name}.{os.getpid()}")
+    shutil.copytree(seed, partial)
+    try:
+        partial.rename(cache)
+    except OSError:
+        if not cache.exists():
+            raise
+        shutil.rmtree(partial)  # another process was faster
+        return False
+    return True
+
+
 def eager_kernels() -> KernelTable:
     """The kernels as plain torch functions."""
     return {kind: _SOURCE[kind[0]] for kind in KINDS}

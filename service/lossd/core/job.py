@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from lossd.core.compiled import SIGMOID_FAMILIES
+from lossd.core.tiles import tiles_of
 from lossd.losses.declare import SampleLoss, TileLoss
 from lossd.losses.registry import Loss
 
@@ -166,6 +167,14 @@ class Job:
         return sum(part.nbytes for part in self.parts)
 
     @property
+    def tiles(self) -> int:
+        """Tiles that its samples are cut into."""
+        groups = self.channels if self.by_channel else 1
+        return sum(
+            part.logits.shape[0] * groups * tiles_of(part.logits.shape[2]) for part in self.parts
+        )
+
+    @property
     def group(self) -> tuple[Any, ...]:
         """Jobs of equal group can be computed in one batch."""
         width = 1 if self.by_channel else self.channels
@@ -189,6 +198,8 @@ class RowJob:
     warnings: tuple[str, ...] = ()
     preset: dict[str, Any] | None = None
     """What the answer says of a preset."""
+    tiles: ClassVar[int] = 0
+    """Tables are not cut."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
