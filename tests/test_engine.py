@@ -51,7 +51,7 @@ def running(*, ready: bool = True) -> Iterator[Engine]:
         yield engine
     finally:
         engine.drain()
-        assert engine.join(10)
+        assert engine.join()
 
 
 class Gate:
@@ -259,11 +259,27 @@ def test_draining_finishes_what_was_accepted(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(DrainingError):
             engine.submit(job(), timeout_s=10)
         gate.opened.set()
-        assert engine.join(10)
+        assert engine.join()
         assert all(ticket.answer.exception(0) is None for ticket in tickets)
         assert engine.state == "stopped"
         with pytest.raises(DrainingError):
             engine.submit(job(), timeout_s=10)
+
+
+def test_the_wait_for_the_last_batch_ends_when_the_time_to_drain_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        last = engine.submit(job(), timeout_s=10)
+        assert gate.entered.wait(10)
+        engine.announce_drain()
+        now_s = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now_s + 29.9)
+        assert not engine.join()  # a tenth of a second is left of the 30
+        monkeypatch.setattr(time, "monotonic", lambda: now_s)
+        gate.opened.set()
+        assert last.answer.exception(10) is None
 
 
 def test_between_the_signal_and_the_drain_work_is_still_taken() -> None:
@@ -299,4 +315,4 @@ def test_progress_is_told_while_kernels_compile(monkeypatch: pytest.MonkeyPatch)
     opened.set()
     wait_until(engine.is_ready)
     engine.drain()
-    assert engine.join(10)
+    assert engine.join()

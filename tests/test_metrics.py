@@ -368,7 +368,7 @@ def test_kernels_count_up_while_they_compile() -> None:
     assert (series["lossd_kernels_ready"], series["lossd_kernels_expected"]) == (0, 0)
     assert series["lossd_start_up_seconds"] > 0
     engine.drain()
-    assert engine.join(10)
+    assert engine.join()
     gauges.read_gauges(engine)
     assert read(generate_latest().decode())["lossd_engine_state,state=stopped"] == 1
 

@@ -64,7 +64,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         async with watched_event_loop():
             yield
             engine.drain()
-            ended = await anyio.to_thread.run_sync(engine.join, settings.drain_s)
+            ended = await anyio.to_thread.run_sync(engine.join)
         log.info("drained", complete=ended)
 
     app = FastAPI(

@@ -93,6 +93,7 @@ class Engine:
         self.progress = (0, 1)
         """Kernels ready, kernels in all; none where they run eagerly."""
         self._last_run_s = 0.0
+        self._drain_until_s: float | None = None
         self._computing: Sequence[EngineTicket] = ()
         self._busy_since_s: float | None = None
         self._table: compiled.KernelTable = {}
@@ -153,6 +154,8 @@ class Engine:
 
     def announce_drain(self) -> None:
         """Is no longer ready, but still takes the requests that are on their way in."""
+        if self._drain_until_s is None:
+            self._drain_until_s = time.monotonic() + self._settings.drain_s
         if self.state in ("ready", "starting", "compiling"):
             self.state = "draining"
 
@@ -161,9 +164,13 @@ class Engine:
         self.announce_drain()
         self._batcher.close()
 
-    def join(self, timeout_s: float) -> bool:
-        """Waits for the thread; whether it has ended."""
-        self._thread.join(timeout_s)
+    def join(self) -> bool:
+        """Waits for the thread until `drain_s` after the drain was announced; whether it has ended.
+
+        What the requests' connections took of that time is not there a second time.
+        """
+        until_s = self._drain_until_s or time.monotonic()
+        self._thread.join(max(0.0, until_s - time.monotonic()))
         return not self._thread.is_alive()
 
     # -- the engine's own thread -----------------------------------------------------------------
