@@ -50,7 +50,7 @@ RUN apt-get update \
  && apt-get clean \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --no-create-home --home-dir /tmp --uid 10001 lossd \
- && install -d -o lossd -g lossd /var/cache/lossd /opt/lossd-kernels
+ && install -d -o lossd -g lossd /var/cache/lossd /var/cache/lossd/tmp /opt/lossd-kernels
 COPY --from=trimmed /opt/lossd /opt/lossd
 COPY --from=ours /opt/ours /opt/lossd
 
@@ -62,15 +62,17 @@ ENV PATH=/opt/lossd/bin:$PATH \
     LOSSD_PORT=8000 \
     LOSSD_CACHE_DIR=/var/cache/lossd \
     LOSSD_CACHE_SEED_DIR=/opt/lossd-kernels \
+    TMPDIR=/var/cache/lossd/tmp \
     OMP_WAIT_POLICY=PASSIVE
 
 # none or cpu: kernels compiled here serve machines with the very processor of this one; every other
 # compiles its own into the volume. Compiled in the place where they are read, as their keys hold it.
+# The compiler's precompiled header, 141 MiB, is made at the first start and stays in the volume.
 ARG WARM=none
 RUN if [ "$WARM" != none ]; then \
       lossd warmup --device "$WARM" \
-      && mv /var/cache/lossd/* /opt/lossd-kernels/ \
-      && rm -r /tmp/torchinductor_*; \
+      && rm -r /var/cache/lossd/tmp/* \
+      && find /var/cache/lossd -mindepth 1 -maxdepth 1 ! -name tmp -exec mv {} /opt/lossd-kernels/ \;; \
     fi
 
 VOLUME /var/cache/lossd

@@ -60,6 +60,7 @@ dashboard: setup ## write Grafana's dashboard from its table of panels
 
 container: setup ## build the image, run it as compose does, check it; needs docker
 	LOSSD_CONTAINER_TESTS=1 $(BIN)/python -m pytest tests/test_container.py
+	cat build/container.json
 
 peers: ## write the presets' reference values with the libraries themselves, gigabytes in .venv-peers
 	$(PYTHON) -m venv .venv-peers

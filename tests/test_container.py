@@ -76,6 +76,7 @@ def test_the_image_holds_no_test_no_build_tool_of_ours_and_no_download() -> None
     unwanted = (".whl", "/hatchling/", "/pytest/", "/.cache/pip/", ".env", "pip.conf")
     in_opt = [path for path in everything.splitlines() if path.startswith("/opt/lossd/")]
     assert not [path for path in in_opt if any(word in path for word in unwanted)]
+    assert not [path for path in in_opt if "/tests/" in path or "/test/" in path]
     assert not [path for path in everything.splitlines() if path.startswith(("/build", "/app"))]
 
 
@@ -140,6 +141,8 @@ def test_sigterm_loses_nothing_that_was_accepted_and_ends_in_time(
 def test_it_starts_again_from_the_volume(container: Container, figures: dict[str, Any]) -> None:
     figures["second_start_ready_s"] = round(container.start(), 1)
     assert container.logs().count('"kernels_seeded"') == 1
+    # The compiler's header is kept beside the kernels and not in memory.
+    assert container.inside("find", "/tmp", "-type", "f") == ""  # noqa: S108 - the container's
     assert container.inside("ls", "/var/cache/lossd/written").strip()
     assert httpx.post(f"{container.url}/v1/evaluate", json=SMALL).is_success
 
