@@ -231,6 +231,62 @@ def test_a_wrong_canary_fails_the_engine(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not engine.is_ready()
 
 
+def test_after_a_device_error_the_engine_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        told = threading.Event()
+        engine.on_failure = told.set
+        ticket = engine.submit(job(), timeout_s=10)
+        assert gate.entered.wait(10)
+
+        def fail(_: Sequence[AnyJob]) -> None:
+            msg = "CUDA error: an illegal memory access was encountered"
+            raise RuntimeError(msg)  # an ordinary error, from then on for every job
+
+        gate.then = fail
+        gate.opened.set()
+        assert "illegal memory access" in str(ticket.answer.exception(10))
+        assert told.wait(10)
+        assert engine.state == "failed"
+        assert not engine.is_ready()
+
+
+def test_after_a_job_that_failed_alone_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        bad = job()
+        ticket = engine.submit(bad, timeout_s=10)
+        assert gate.entered.wait(10)
+
+        def fail(jobs: Sequence[AnyJob]) -> None:
+            if jobs[0] is bad:
+                msg = "out of memory"
+                raise RuntimeError(msg)
+
+        gate.then = fail
+        gate.opened.set()
+        assert "out of memory" in str(ticket.answer.exception(10))
+        assert engine.submit(job(), timeout_s=10).answer.exception(10) is None
+        assert engine.is_ready()
+
+
+def test_an_engine_that_does_not_leave_a_batch_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        ticket = engine.submit(job(), timeout_s=10)
+        assert gate.entered.wait(10)
+        assert engine.is_ready()
+        now_s = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now_s + 60.5)
+        assert not engine.is_ready()
+        assert "one batch for 6" in engine.describe()
+        monkeypatch.setattr(time, "monotonic", lambda: now_s)
+        gate.opened.set()
+        assert ticket.answer.exception(10) is None
+
+
 def test_an_idle_engine_runs_the_canary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "CANARY_EVERY_S", 0.02)
     with running() as engine:

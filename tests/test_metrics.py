@@ -280,15 +280,15 @@ def test_a_batch_that_fails_counts_its_reruns_and_the_job_at_fault(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = now(served.client)
-    one = {
+    three = {
         **REQUEST,
         "inputs": {
-            "logits": tensor(LOGITS[:1]),
-            "target": tensor(np.zeros((1, 4, 5), np.uint8)),
+            "logits": tensor(np.repeat(LOGITS[:1], 3, axis=0)),
+            "target": tensor(np.zeros((3, 4, 5), np.uint8)),
         },
     }
-    with waiting(served, monkeypatch, [REQUEST, REQUEST, REQUEST, one]) as (hold, answers):
-        hold.guilty = {1}
+    with waiting(served, monkeypatch, [REQUEST, REQUEST, REQUEST, three]) as (hold, answers):
+        hold.guilty = {3}
         hold.opened.set()
     change = moved(before, now(served.client))
     assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 200, 500]

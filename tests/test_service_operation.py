@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,7 +20,16 @@ from lossd.losses import LOSSES
 from lossd.settings import Settings
 from lossd_client.errors import ERRORS
 from lossd_client.wire import SAFETENSORS
-from service_fixture import Caller, Process, lossd, process, safetensors, tensor, wait_until
+from service_fixture import (
+    Caller,
+    Process,
+    environment,
+    lossd,
+    process,
+    safetensors,
+    tensor,
+    wait_until,
+)
 
 LOGITS = np.zeros((2, 3, 4, 5), np.float32)
 LABELS = np.zeros((2, 4, 5), np.uint8)
@@ -205,6 +216,22 @@ def test_sigterm_answers_what_is_in_flight_and_takes_no_more(tmp_path: Path) -> 
 
 
 # -- settings and commands ------------------------------------------------------------------------
+
+
+def test_a_process_whose_engine_fails_ends_for_its_supervisor(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "lossd", "serve", "--kernels", "compiled", "--port", "0"]
+    done = subprocess.run(  # noqa: S603 - our own
+        [*command, "--cache-dir", str(tmp_path / "file" / "below")],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    (failed,) = [line for line in done.stderr.splitlines() if "engine_failed" in line]
+    assert "NotADirectoryError" in json.loads(failed)["exception"]
 
 
 def test_every_setting_is_described() -> None:

@@ -86,8 +86,14 @@ def _serve(settings: Settings) -> int:
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         server_header=False,
     )
+    server = Server(config)
+
+    def end_process() -> None:
+        server.should_exit = True
+
+    engine.on_failure = end_process
     try:
-        Server(config).run()
+        server.run()
     finally:
         tracing.close()
     return 1 if engine.state == "failed" else 0

@@ -3,16 +3,18 @@
     starting -> compiling -> ready -> draining -> stopped
                      └───────┴───────────┴──────-> failed
 
-`failed` is final: the thread has stopped, everything that waited was answered with an error, and
-readiness says so. An idle engine runs a known-answer job now and then, so that ready means that a
-batch went through the real path lately and came out right.
+`failed` is final: the thread has stopped, everything that waited was answered with an error,
+readiness says so, and `on_failure` is called, which ends the process. An idle engine runs a
+known-answer job now and then, so that ready means that a batch went through the real path lately
+and came out right. After a job that failed it does so at once, since a device that has lost its
+state fails every job from then on, each of them alone.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -92,10 +94,14 @@ class Engine:
         self.state: State = "starting"
         self.progress = (0, 1)
         """Kernels ready, kernels in all; none where they run eagerly."""
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called by the engine's thread as the last thing it does when it fails."""
         self._last_run_s = 0.0
         self._drain_until_s: float | None = None
         self._computing: Sequence[EngineTicket] = ()
         self._busy_since_s: float | None = None
+        self._failures = 0
+        """Jobs that failed alone."""
         self._table: compiled.KernelTable = {}
         self._workspace = Workspace(self.device, settings.chunk_logits)
 
@@ -136,17 +142,29 @@ class Engine:
         """Whether a job would be computed now."""
         if self.state != "ready" or not self._thread.is_alive():
             return False
-        busy = self._busy_since_s is not None
-        return busy or time.monotonic() - self._last_run_s < STALE_AFTER_S
+        return self._stalled_s() is None and (
+            self._busy_since_s is not None or time.monotonic() - self._last_run_s < STALE_AFTER_S
+        )
 
     def describe(self) -> str:
         """State in words."""
         if self.state == "compiling":
             done, total = self.progress
             return f"compiling kernels, {done} of {total} ready"
+        stalled_s = self._stalled_s()
+        if self.state == "ready" and stalled_s is not None:
+            return f"the engine has computed one batch for {stalled_s:.0f} seconds"
         if self.state == "ready" and not self.is_ready():
             return "the engine has not run lately"
         return self.state
+
+    def _stalled_s(self) -> float | None:
+        """How long it has been in one batch, if that is longer than anybody may wait for it."""
+        since_s = self._busy_since_s  # read once: the engine's thread sets it back
+        if since_s is None:
+            return None
+        busy_s = time.monotonic() - since_s
+        return busy_s if busy_s > self._settings.timeout_ms / 1e3 else None
 
     def queue_depth(self) -> Depth:
         """What waits."""
@@ -196,6 +214,7 @@ class Engine:
             for ticket in unanswered:
                 ticket.answer.set_exception(stopped)
             metrics.JOB_FAILURES.inc(failed + len(unanswered))
+            self.on_failure()
 
     def _prepare(self) -> None:
         torch.set_num_threads(self._settings.threads)
@@ -239,6 +258,7 @@ class Engine:
         self._busy_since_s = started_s = time.monotonic()
         self._computing = tickets = batch.tickets
         facts = _count(batch)
+        failures = self._failures
         with self.tracing.batch([ticket.origin.trace for ticket in tickets], facts) as trace:
             self._compute_tickets(tickets, trace)
         self._computing = ()
@@ -246,6 +266,8 @@ class Engine:
         self._last_run_s = time.monotonic()
         ms = round((self._last_run_s - started_s) * 1e3, 2)
         log.debug("batch", ms=ms, **facts, **_origins(tickets))
+        if self._failures > failures:
+            self._run_canary()
 
     def _compute_tickets(self, tickets: Sequence[EngineTicket], trace: BatchTrace) -> None:
         started_s = time.monotonic()
@@ -280,6 +302,7 @@ class Engine:
         """Runs a failed batch again in halves, so that only the job at fault fails."""
         if len(tickets) == 1:
             log.error("job_failed", error=repr(error), exc_info=error, **_origin(tickets[0]))
+            self._failures += 1
             metrics.JOB_FAILURES.inc()
             tickets[0].answer.set_exception(
                 InternalError(f"the job failed alone: {type(error).__name__}: {error}")
