@@ -8,10 +8,23 @@ import structlog
 
 import service_fixture
 from core_fixture import core as core  # noqa: PLC0414 - a fixture of every test
+from lossd import engine
 from service_fixture import Process, Served
 
 # Log lines of services in this process go where pytest captures them.
 structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_canary_by_the_clock() -> Iterator[None]:
+    """Engines of this process run their known job only where a test asks for it.
+
+    Tests put something else in the place of `evaluate`, which an idle engine of others would meet.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "CANARY_EVERY_S", 3600.0)
+        patch.setattr(engine, "STALE_AFTER_S", 7200.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -145,6 +145,7 @@ class Container:
 def write_report(figures: Mapping[str, Any]) -> None:
     """Keeps what was measured where a person finds it."""
     where = {
+        "name": "container",
         "processors": os.cpu_count(),
         "processor": _processor(),
         "docker": run("docker", "version", "--format", "{{.Server.Version}}").stdout.strip(),

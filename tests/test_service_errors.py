@@ -692,12 +692,14 @@ def test_a_mistake_of_ours_is_500_with_an_id(
 def test_a_job_that_fails_inside_the_engine_is_500(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> Any:
+    def broken_once(*_: Any) -> Any:
+        monkeypatch.undo()
         msg = "no memory"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr("lossd.engine.evaluate", broken)
+    monkeypatch.setattr("lossd.engine.evaluate", broken_once)
     assert "no memory" in problem(served.client.evaluate(document()), 500, "internal")["detail"]
+    assert served.client.evaluate(document()).is_success
 
 
 # -- ids and completeness -------------------------------------------------------------------------
