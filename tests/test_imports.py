@@ -17,6 +17,7 @@ LAYERS = [
         "core.vocabulary",
         "settings",
         "metrics",
+        "keys",
         "tracing",
         "device_memory",
         "event_loop",
@@ -25,7 +26,7 @@ LAYERS = [
     {"losses"},
     {"core", "presets"},
     {"protocols", "engine", "catalogue", "formula", "listing", "logs", "api_description", "spans"},
-    {"requests", "gauges"},
+    {"requests", "gauges", "access"},
     {"app"},
     {"__main__"},
 ]

@@ -138,6 +138,13 @@ def test_an_unknown_loss_is_404_and_the_nearest_is_offered(app_client: Caller) -
         assert told["errors"][0]["loc"] == ["losses"]
 
 
+def test_a_request_without_a_valid_key_is_401(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.touch()
+    with serving(cache_dir=tmp_path, keys_file=keys, ready=False) as guarded:
+        problem(guarded.client.evaluate(document()), 401, "unauthorized")
+
+
 def test_an_unknown_address_is_404(app_client: Caller) -> None:
     problem(app_client.get("/v1/lossses"), 404, "not_found")
 

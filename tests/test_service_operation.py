@@ -254,6 +254,7 @@ OTHER_VALUES: dict[str, Any] = {
     "host": "::1",
     "threads": 200,
     "port": 1234,
+    "keys_file": Path("keys.json"),
     "allow_anonymous": True,
     "device": "cuda:1",
     "kernels": "eager",

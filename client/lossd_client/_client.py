@@ -44,7 +44,8 @@ class Client:
 
     Args:
         url: where the service is, e.g. `http://127.0.0.1:8000`; a path prefix is kept.
-        api_key: sent as `Authorization: Bearer …`; never shown.
+        api_key: sent as `Authorization: Bearer …`; never shown, never taken from the
+            environment.
         timeout_s: time of one call in seconds, retries and waiting included.
         retries: how often a call is repeated after 429, 503 or a failed connection.
         transport: way to the service, for Unix sockets or certificates of one's own; httpx's

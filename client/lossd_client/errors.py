@@ -4,6 +4,7 @@
     ├── UnreachableError               the service could not be reached; nothing was answered
     ├── RequestError                   4xx: the request has to change
     │   ├── MalformedBodyError         400 malformed_body
+    │   ├── UnauthorizedError          401 unauthorized
     │   ├── UnknownLossError           404 unknown_loss
     │   ├── NotFoundError              404 not_found
     │   ├── MethodNotAllowedError      405 method_not_allowed
@@ -99,6 +100,13 @@ class MalformedBodyError(RequestError):
 
     status = 400
     code = "malformed_body"
+
+
+class UnauthorizedError(RequestError):
+    """The request shows no key that is valid here."""
+
+    status = 401
+    code = "unauthorized"
 
 
 class UnknownLossError(RequestError):

@@ -1,19 +1,23 @@
-"""The command line: `lossd serve`, `lossd losses`, `lossd warmup`."""
+"""The command line: `lossd serve`, `lossd keys`, `lossd losses`, `lossd warmup`."""
 
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
+import re
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 from rich.console import Console
+from rich.table import Table
 
 from lossd import __version__
+from lossd.keys import NAME_PATTERN, KeysError, add_key, read_keys, revoke_key
 from lossd.settings import Settings
 from lossd.tracing import NOT_TRACED, Tracing
 
@@ -27,14 +31,15 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("warmup", help="compile the kernels into the cache", add_help=False)
     losses = commands.add_parser("losses", help="list the losses, or describe one")
     losses.add_argument("name", nargs="?", help="a loss or an alias")
+    _describe_keys(commands.add_parser("keys", help="add, list and revoke keys of callers"))
     # Options of serve and warmup are the settings, read by pydantic-settings.
     known, rest = parser.parse_known_args(arguments)
     # An idle OpenMP worker that spins costs its neighbours a processor; torch reads this once.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if known.command == "losses":
+    if known.command in ("losses", "keys"):
         if rest:
             parser.error(f"unknown option {rest[0]}")
-        return _losses(known.name)
+        return _losses(known.name) if known.command == "losses" else _keys(known)
     try:
         settings = CliApp.run(Settings, cli_args=rest)
     except ValidationError as error:
@@ -43,10 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    if not _is_loopback(settings.host) and not settings.allow_anonymous:
+    from lossd.access import is_loopback  # noqa: PLC0415 - as below
+
+    keyless = settings.keys_file is None and not settings.allow_anonymous
+    if keyless and not is_loopback(settings.host):
         sys.stderr.write(
             f"lossd: {settings.host} can be reached from elsewhere and no key would be asked for; "
-            "listen on 127.0.0.1 or say --allow-anonymous\n"
+            "name a --keys-file, listen on 127.0.0.1 or say --allow-anonymous\n"
         )
         return 2
     try:
@@ -64,8 +72,13 @@ def _serve(settings: Settings) -> int:
     from lossd.engine import Engine  # noqa: PLC0415
     from lossd.logs import configure_logs  # noqa: PLC0415
 
-    configure_logs(settings)
     engine = Engine(settings, tracing)
+    try:
+        app = create_app(settings, engine)
+    except KeysError as error:
+        sys.stderr.write(f"lossd: --keys-file (LOSSD_KEYS_FILE): {error}\n")
+        return 2
+    configure_logs(settings)
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -76,7 +89,7 @@ def _serve(settings: Settings) -> int:
             self.should_exit = True
 
     config = uvicorn.Config(
-        create_app(settings, engine),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -132,6 +145,63 @@ def _warmup(settings: Settings) -> int:
     return 0
 
 
+def _describe_keys(parser: argparse.ArgumentParser) -> None:
+    file = argparse.ArgumentParser(add_help=False)
+    variable = os.environ.get("LOSSD_KEYS_FILE")
+    file.add_argument(
+        "--keys-file",
+        type=Path,
+        default=variable,
+        required=variable is None,
+        help="file of keys; LOSSD_KEYS_FILE if not given",
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    add = actions.add_parser("add", parents=[file], help="make a key and print it, only this once")
+    add.add_argument("name", type=_key_name, help="whose it is: a-z, 0-9 and -, at most 40")
+    actions.add_parser("list", parents=[file], help="name, id and day of every key")
+    revoke = actions.add_parser("revoke", parents=[file], help="refuse a key from now on")
+    revoke.add_argument("name", help="its name or id")
+
+
+def _key_name(text: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, text):
+        msg = f"{text!r} is not 1 to 40 of a-z, 0-9 and -"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+def _keys(known: argparse.Namespace) -> int:
+    actions: dict[str, Callable[[argparse.Namespace], None]] = {
+        "add": _add_key,
+        "list": _list_keys,
+        "revoke": _revoke_key,
+    }
+    try:
+        actions[known.action](known)
+    except KeysError as error:
+        sys.stderr.write(f"lossd: {error}\n")
+        return 1
+    return 0
+
+
+def _add_key(known: argparse.Namespace) -> None:
+    key = add_key(known.keys_file, known.name)
+    sys.stderr.write(f"lossd: this is the key of {known.name}; it is shown only now\n")
+    sys.stdout.write(f"{key}\n")
+
+
+def _list_keys(known: argparse.Namespace) -> None:
+    table = Table("name", "id", "created", box=None, pad_edge=False)
+    for key in read_keys(known.keys_file).keys:
+        table.add_row(key.name, key.id, key.created.isoformat())
+    Console().print(table)
+
+
+def _revoke_key(known: argparse.Namespace) -> None:
+    key = revoke_key(known.keys_file, known.name)
+    sys.stderr.write(f"lossd: the key {key.name} ({key.id}) is revoked\n")
+
+
 def _losses(name: str | None) -> int:
     from lossd.catalogue import describe  # noqa: PLC0415 - as in _serve
     from lossd.listing import print_loss, print_losses  # noqa: PLC0415
@@ -155,15 +225,6 @@ def _refuse_settings(error: ValidationError) -> int:
         flag, variable = f"--{name.replace('_', '-')}", f"LOSSD_{name.upper()}"
         sys.stderr.write(f"lossd: {flag} ({variable}): {entry['msg']}, got {entry['input']!r}\n")
     return 2
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def entry() -> None:

@@ -20,11 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from lossd import __version__, metrics
+from lossd.access import Access
 from lossd.api_description import DESCRIPTION, EVALUATE
 from lossd.catalogue import catalogue, describe
 from lossd.engine import Engine
 from lossd.event_loop import watched_event_loop
 from lossd.gauges import read_gauges
+from lossd.keys import KeyFile
 from lossd.requests import answer_evaluation
 from lossd.settings import Settings
 from lossd.tracing import NOT_TRACED, RequestTrace, Tracing
@@ -36,6 +38,7 @@ from lossd_client.errors import (
     NotFoundError,
     NotReadyError,
     TooLargeError,
+    UnauthorizedError,
 )
 from lossd_client.wire import (
     JSON,
@@ -56,7 +59,11 @@ _PROBES = ("/health/", "/metrics")
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """The application around an engine; starting it starts the engine, stopping it drains it."""
+    """The application around an engine; starting it starts the engine, stopping it drains it.
+
+    Raises:
+        KeysError: the settings name a keys file that cannot be read.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -73,13 +80,23 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
     )
-    app.add_middleware(Accounting, tracing=engine.tracing)
+    _add_access(app, settings)
+    app.add_middleware(Accounting, tracing=engine.tracing)  # around the former: it answers, too
     app.add_exception_handler(LossdError, _problem)
     app.add_exception_handler(HTTPException, _problem)  # anything else: see Accounting
     _add_evaluation(app, settings, engine)
     _add_catalogue(app)
     _add_operation(app, settings, engine)
     return app
+
+
+def _add_access(app: FastAPI, settings: Settings) -> None:
+    if settings.keys_file is not None:
+        app.add_middleware(
+            Access,
+            keys=KeyFile(settings.keys_file),
+            without_key="anonymous" if settings.allow_anonymous else "refused",
+        )
 
 
 def _add_evaluation(app: FastAPI, settings: Settings, engine: Engine) -> None:
@@ -180,12 +197,22 @@ async def _problem(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
-    if isinstance(problem, (TooLargeError, BodyTimeoutError)):
-        headers["Connection"] = "close"  # the rest of the body is not read
+    if isinstance(problem, UnauthorizedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if _leaves_body(request, problem):
+        headers["Connection"] = "close"
     # Escaped to ASCII: an error may repeat text of the caller's that UTF-8 cannot hold.
     return Response(
         json.dumps(problem.problem()), problem.status, headers=headers, media_type=PROBLEM
     )
+
+
+def _leaves_body(request: Request, problem: LossdError) -> bool:
+    """Whether a part of the request's body, or all of it, is not read."""
+    if isinstance(problem, UnauthorizedError):
+        sent = request.headers
+        return sent.get("content-length", "0") != "0" or "transfer-encoding" in sent
+    return isinstance(problem, (TooLargeError, BodyTimeoutError))
 
 
 def _as_lossd_error(error: Exception) -> LossdError:
@@ -282,6 +309,7 @@ class _Account:
             path=scope["path"],
             status=self.status,
             code=code,
+            key=state["key"],
             ms=round(seconds * 1e3, 2),
             samples=samples,
             bytes_out=self._sent_bytes,

@@ -39,8 +39,11 @@ class Settings(BaseSettings):
     """Address to listen on. Without keys only a loopback address is allowed."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
+    keys_file: Path | None = None
+    """File of keys, as `lossd keys` writes it; with one, requests need a key and any address is
+    allowed."""
     allow_anonymous: bool = False
-    """Listen beyond loopback although nobody has to show a key."""
+    """Let requests in that show no key, also from beyond loopback; a wrong key is still refused."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     kernels: Literal["auto", "compiled", "eager"] = "auto"

@@ -1,0 +1,100 @@
+"""Who may ask: decided from the head of a request, before its body is read."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Final, Literal
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lossd import metrics
+from lossd.keys import KeyFile
+from lossd_client.errors import UnauthorizedError
+
+_PROBES: Final = ("/health/live", "/health/ready")
+_METRICS: Final = "/metrics"
+# A proxy on the same machine is a loopback peer, whoever it speaks for.
+_FORWARDED: Final = {b"forwarded", b"x-forwarded-for"}
+
+
+class Access:
+    """Lets those in who show a valid key, and notes whose it is.
+
+    Args:
+        app: what is behind.
+        keys: those that are valid.
+        without_key: what becomes of requests that show none. A wrong key is always refused.
+    """
+
+    def __init__(
+        self, app: ASGIApp, keys: KeyFile, without_key: Literal["refused", "anonymous"]
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._without_key = without_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or whatever else ASGI has.
+
+        Raises:
+            UnauthorizedError: it shows no valid key and needs one.
+        """
+        if scope["type"] == "http" and scope["path"] not in _PROBES:
+            scope["state"]["key"] = self._caller(scope)
+        await self._app(scope, receive, send)
+
+    def _caller(self, scope: Scope) -> str:
+        shown = shown_key(scope["headers"])
+        if shown is None and self._needs_no_key(scope):
+            return metrics.ANONYMOUS
+        name = self._keys.owners().owner(shown or "")
+        if name is None:
+            raise UnauthorizedError
+        return name
+
+    def _needs_no_key(self, scope: Scope) -> bool:
+        if self._without_key == "anonymous":
+            return True
+        return scope["path"] == _METRICS and _is_sent_from_here(scope)
+
+
+def shown_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The key in the headers of a request.
+
+    Returns:
+        None if no header is meant to show one; an empty text if one is malformed or two differ.
+
+    Example:
+        >>> shown_key([(b"authorization", b"Bearer lossd_1_a"), (b"x-api-key", b"lossd_1_a")])
+        'lossd_1_a'
+        >>> shown_key([(b"authorization", b"Bearer lossd_1_a"), (b"x-api-key", b"lossd_2_b")])
+        ''
+    """
+    shown = set()
+    for name, value in headers:
+        text = value.decode("latin-1")
+        if name == b"x-api-key":
+            shown.add(text)
+        elif name == b"authorization":
+            scheme, _, credentials = text.partition(" ")
+            shown.add(credentials.strip() if scheme.lower() == "bearer" else "")
+    if not shown:
+        return None
+    return shown.pop() if len(shown) == 1 else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address, or is reached by it."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_sent_from_here(scope: Scope) -> bool:
+    client = scope.get("client")
+    forwarded = any(name in _FORWARDED for name, _ in scope["headers"])
+    return client is not None and not forwarded and is_loopback(client[0])
