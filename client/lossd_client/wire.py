@@ -23,6 +23,7 @@ import base64
 import binascii
 import json
 import math
+import reprlib
 import struct
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -70,6 +71,7 @@ _HEADER_LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 16 << 20
 _ALIGNMENT_BYTES = 64
 _MAX_AXES = 8
+_SHOWN_CHARACTERS = 80  # how much of what was sent an error repeats
 _MAX_ELEMENTS = 1 << 48
 
 Gradient = Literal["none", "total", "each"]
@@ -233,7 +235,7 @@ def decode_tensor(document: Mapping[str, Any]) -> Array:
         shape = _checked_shape(document["shape"])
         raw = base64.b64decode(document["base64"], validate=True)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        msg = f"a tensor needs dtype, shape and base64: {type(error).__name__} {error}"
+        msg = f"a tensor needs dtype, shape and base64: {_reason(error)}"
         raise MalformedBodyError(msg) from error
     return _view(memoryview(raw), dtype, shape)
 
@@ -340,12 +342,12 @@ def parse_json(text: str | bytes, what: str) -> Json:
 
 def _checked_shape(value: object) -> tuple[int, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > _MAX_AXES:
-        msg = f"shape {value!r} is not a list of at most {_MAX_AXES} sizes"
+        msg = f"shape {reprlib.repr(value)} is not a list of at most {_MAX_AXES} sizes"
         raise ValueError(msg)
     sizes_ok = all(type(size) is int and 0 <= size < _MAX_ELEMENTS for size in value)
     # numpy refuses such a shape even where a size of 0 leaves nothing to hold
     if not sizes_ok or math.prod(max(size, 1) for size in value) >= _MAX_ELEMENTS:
-        msg = f"shape {value!r} holds something that is not a size"
+        msg = f"shape {reprlib.repr(value)} holds something that is not a size"
         raise ValueError(msg)
     return tuple(value)
 
@@ -353,7 +355,7 @@ def _checked_shape(value: object) -> tuple[int, ...]:
 def _view(raw: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], name: str = "") -> Array:
     want = math.prod(shape) * dtype.itemsize
     if raw.nbytes != want:
-        where = f"tensor {name!r}: " if name else ""
+        where = f"tensor {name[:_SHOWN_CHARACTERS]!r}: " if name else ""
         msg = f"{where}shape {list(shape)} of {dtype.name} takes {want} bytes, got {raw.nbytes}"
         raise MalformedBodyError(msg)
     return np.frombuffer(raw, dtype=dtype).reshape(shape)
@@ -376,17 +378,23 @@ def _safetensors_header(view: memoryview) -> dict[str, Any]:
 
 
 def _entry(name: str, entry: Json, size: int) -> tuple[int, int, np.dtype[Any], tuple[int, ...]]:
+    shown = name[:_SHOWN_CHARACTERS]
     try:
         begin, end = entry["data_offsets"]
         dtype = _DTYPE_OF_CODE[entry["dtype"]]
         shape = _checked_shape(entry["shape"])
     except (KeyError, TypeError, ValueError) as error:
-        msg = f"tensor {name!r} needs dtype, shape and data_offsets: {type(error).__name__} {error}"
+        msg = f"tensor {shown!r} needs dtype, shape and data_offsets: {_reason(error)}"
         raise MalformedBodyError(msg) from error
     if not (type(begin) is int and type(end) is int and 0 <= begin <= end <= size):
-        msg = f"tensor {name!r}: data_offsets {[begin, end]} lie outside the body's {size} bytes"
+        offsets = reprlib.repr([begin, end])
+        msg = f"tensor {shown!r}: data_offsets {offsets} lie outside the body's {size} bytes"
         raise MalformedBodyError(msg)
     return begin, end, dtype, shape
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__} {str(error)[:_SHOWN_CHARACTERS]}"
 
 
 def _overlap(spans: list[tuple[int, int]]) -> bool:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
+import re
+import reprlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +30,11 @@ _NPY_MAGIC = b"\x93NUMPY"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAX_NPY_HEADER_BYTES = 16 << 10
 _MAX_AXES = 8
+_ZIP_DIRECTORY_ENTRY = re.compile(rb"PK\x01\x02")
+_MAX_DIRECTORY_ENTRIES = 64  # an array's own bytes may look like some
+_MAX_TIFF_PAGES = 4096
+_NO_COMPRESSION, _PACKBITS, _DEFLATES = 1, 32773, (8, 32946)
+_PACKBITS_RATIO = 64  # 2 bytes are at most 128
 
 # Pillow's own guess at what is a bomb; here a budget in bytes decides, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
@@ -85,9 +94,13 @@ def read_tiff(data: Buffer, name: str, budget: Budget) -> Array:
         TooLargeError: it unfolds to more than the budget.
     """
     with _blaming(name, "TIFF that can be read"), tifffile.TiffFile(io.BytesIO(data)) as file:
+        _check_pages(file)
         series = file.series[0]
         _check_axes(series.shape)
         budget.take(math.prod(series.shape) * series.dtype.itemsize, name)
+        for page in series.pages:
+            if page is not None:
+                _check_segments(data, page, name, budget)
         return np.asarray(series.asarray())
 
 
@@ -109,6 +122,9 @@ def read_npy(data: Buffer, name: str, budget: Budget) -> Array:
         if dtype.hasobject:
             msg = "it holds pickled objects"
             raise ValueError(msg)
+        if dtype.kind not in "biuf":
+            msg = f"{name}: dtype {dtype.name} is not a number"
+            raise InvalidInputError(msg)
         _check_axes(shape)
         count = math.prod(shape)
         budget.take(count * dtype.itemsize, name)
@@ -123,6 +139,7 @@ def read_npz(data: Buffer, name: str, budget: Budget) -> Array:
         MalformedBodyError: the bytes are not such a file, or hold not exactly one array.
         TooLargeError: it unfolds to more than the budget.
     """
+    _check_directory(data, name)
     with _blaming(name, ".npz file"), zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         if len(entries) != 1:
@@ -230,6 +247,42 @@ def _blaming(name: str, what: str) -> Iterator[None]:
         raise MalformedBodyError(msg) from error
 
 
+def _check_directory(data: Buffer, name: str) -> None:
+    """Refuses a long directory, of which zipfile would make an object per entry."""
+    found = _ZIP_DIRECTORY_ENTRY.finditer(data)
+    if next(itertools.islice(found, _MAX_DIRECTORY_ENTRIES, None), None) is not None:
+        msg = f"{name} is not a .npz file: it must hold one array, this one holds many files"
+        raise MalformedBodyError(msg)
+
+
+def _check_pages(file: tifffile.TiffFile) -> None:
+    """Walks the chain of pages so far as is allowed; tifffile follows a circle for ever."""
+    with contextlib.suppress(IndexError):
+        file.pages.get(_MAX_TIFF_PAGES)
+        msg = f"it has more than {_MAX_TIFF_PAGES} pages, or they form a circle"
+        raise ValueError(msg)
+
+
+def _check_segments(data: Buffer, page: Any, name: str, budget: Budget) -> None:
+    """Refuses strips and tiles that unfold to more than they have pixels: tifffile unfolds all."""
+    keyframe = page.keyframe
+    if keyframe.compression == _NO_COMPRESSION:
+        return
+    nbytes = math.prod(keyframe.chunks) * keyframe.dtype.itemsize
+    budget.take(nbytes * len(page.databytecounts), name)
+    if keyframe.compression == _PACKBITS:
+        budget.take(sum(page.databytecounts) * _PACKBITS_RATIO, name)
+        return
+    if keyframe.compression not in _DEFLATES:
+        msg = f"compression {keyframe.compression} is not read; save it without or with deflate"
+        raise ValueError(msg)
+    for begin, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        segment = memoryview(data)[begin : begin + length]
+        if len(zlib.decompressobj().decompress(segment, nbytes + 1)) > nbytes:
+            msg = f"a strip or tile unfolds to more than the {nbytes} bytes it has pixels for"
+            raise ValueError(msg)
+
+
 def _check_axes(shape: Sequence[int]) -> None:
     if len(shape) > _MAX_AXES or min(shape, default=0) < 0:
         msg = f"its shape is {list(shape)}, at most {_MAX_AXES} axes are read"
@@ -239,7 +292,7 @@ def _check_axes(shape: Sequence[int]) -> None:
 def _check_labels(labels: Sequence[Any], name: str) -> None:
     for label in labels:
         if type(label) is not int:
-            msg = f"{name}: label {str(label)[:40]!r} is not an integer"
+            msg = f"{name}: label {reprlib.repr(label)} is not an integer"
             raise MalformedBodyError(msg)
         if not -(1 << 31) <= label < 1 << 31:
             msg = f"{name}: label {label} is not a 32-bit integer"
@@ -253,7 +306,9 @@ def _rle_size(document: Any, name: str) -> tuple[int, int]:
     size = document["size"]
     sizes_ok = isinstance(size, list) and all(type(length) is int and length > 0 for length in size)
     if not sizes_ok or len(size) != 2:  # noqa: PLR2004 - height and width
-        msg = f"{name}: size of an RLE is [height, width], at least [1, 1], got {str(size)[:40]}"
+        msg = (
+            f"{name}: size of an RLE is [height, width], at least [1, 1], got {reprlib.repr(size)}"
+        )
         raise MalformedBodyError(msg)
     return size[0], size[1]
 

@@ -70,7 +70,7 @@ def read_tensor(value: Any, name: str, budget: Budget) -> Array:
         if key in value:
             return read(value, name, budget)
     msg = f"{name}: an object with one of base64, {', '.join(_FORMS)} is expected, got "
-    msg += f"{sorted(value)[:6]}"
+    msg += f"{[key[:40] for key in sorted(value)[:6]]}"
     raise MalformedBodyError(msg)
 
 
@@ -102,7 +102,12 @@ def _png(value: dict[str, Any], name: str, budget: Budget) -> Array:
 def _npy(value: dict[str, Any], name: str, budget: Budget) -> Array:
     given = value["npy"]
     if isinstance(given, list):
-        return stacked([read_npy(_bytes(text, name), name, budget) for text in given], name)
+        arrays = [read_npy(_bytes(text, name), name, budget) for text in given]
+        # numpy would widen all samples to the widest, which nothing has paid for.
+        if len({array.dtype for array in arrays}) > 1:
+            msg = f"{name}: the samples of one tensor have one dtype"
+            raise InvalidInputError(msg)
+        return stacked(arrays, name)
     return read_npy(_bytes(given, name), name, budget)
 
 
