@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lossd import metrics
+from lossd.callers import ANONYMOUS, Caller
 from lossd.keys import KeyFile
 from lossd_client.errors import UnauthorizedError
 
@@ -41,17 +41,17 @@ class Access:
             UnauthorizedError: it shows no valid key and needs one.
         """
         if scope["type"] == "http" and scope["path"] not in _PROBES:
-            scope["state"]["key"] = self._caller(scope)
+            scope["state"]["caller"] = self._caller(scope)
         await self._app(scope, receive, send)
 
-    def _caller(self, scope: Scope) -> str:
+    def _caller(self, scope: Scope) -> Caller:
         shown = shown_key(scope["headers"])
         if shown is None and self._needs_no_key(scope):
-            return metrics.ANONYMOUS
-        name = self._keys.owners().owner(shown or "")
-        if name is None:
+            return ANONYMOUS
+        caller = self._keys.owners().owner(shown or "")
+        if caller is None:
             raise UnauthorizedError
-        return name
+        return caller
 
     def _needs_no_key(self, scope: Scope) -> bool:
         if self._without_key == "anonymous":

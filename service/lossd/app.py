@@ -22,6 +22,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from lossd import __version__, metrics
 from lossd.access import Access
 from lossd.api_description import DESCRIPTION, EVALUATE
+from lossd.callers import ANONYMOUS
 from lossd.catalogue import catalogue, describe
 from lossd.engine import Engine
 from lossd.event_loop import watched_event_loop
@@ -271,7 +272,7 @@ class _Account:
         """Of the answer, as soon as its head is sent."""
         request_id = _request_id(scope)
         self.state: dict[str, Any] = scope.setdefault("state", {})
-        self.state.update(request_id=request_id, key=metrics.ANONYMOUS, trace=self._trace)
+        self.state.update(request_id=request_id, caller=ANONYMOUS, trace=self._trace)
         # Every line of this task says whose it is, also the server's that may come after the last
         # of ours, and so this is not undone.
         clear_contextvars()
@@ -298,9 +299,9 @@ class _Account:
         route = template or "unknown"
         code: str = state.get("code", "ok" if self.status else _UNANSWERED)
         samples: int = state.get("samples", 0)
-        metrics.REQUESTS.labels(route, str(self.status), code, state["key"]).inc()
+        metrics.REQUESTS.labels(route, str(self.status), code, state["caller"].name).inc()
         metrics.REQUEST_SECONDS.labels(route).observe(seconds)
-        metrics.SENT_BYTES.labels(state["key"]).inc(self._sent_bytes)
+        metrics.SENT_BYTES.labels(state["caller"].name).inc(self._sent_bytes)
         metrics.REQUESTS_IN_PROGRESS.dec()
         note = log.debug if self._probe else log.info
         note(
@@ -309,7 +310,7 @@ class _Account:
             path=scope["path"],
             status=self.status,
             code=code,
-            key=state["key"],
+            key=state["caller"].name,
             ms=round(seconds * 1e3, 2),
             samples=samples,
             bytes_out=self._sent_bytes,

@@ -24,7 +24,7 @@ from typing import Annotated, Final, Self
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lossd import metrics
+from lossd.callers import ANONYMOUS, Caller
 
 log = structlog.get_logger(__name__)
 
@@ -65,8 +65,8 @@ class Keys(BaseModel):
         if twice:
             msg = f"more than one key is called {twice[0]}"
             raise ValueError(msg)
-        if metrics.ANONYMOUS in said:
-            msg = f"{metrics.ANONYMOUS} is what requests without a key are called"
+        if ANONYMOUS.name in said:
+            msg = f"{ANONYMOUS.name} is what requests without a key are called"
             raise ValueError(msg)
         return self
 
@@ -75,18 +75,18 @@ class Owners:
     """Tells whose a shown key is, in the same steps whether it is anybody's or nobody's."""
 
     def __init__(self, keys: Keys) -> None:
-        self._known: dict[str, tuple[str | None, bytes]] = {
-            key.id: (key.name, bytes.fromhex(key.sha256)) for key in keys.keys
+        self._known: dict[str, tuple[Caller | None, bytes]] = {
+            key.id: (Caller(name=key.name), bytes.fromhex(key.sha256)) for key in keys.keys
         }
         # What no id leads to is compared as well. Nobody knows a secret of this digest.
         self._nobody = (None, secrets.token_bytes(hashlib.sha256().digest_size))
 
-    def owner(self, shown: str) -> str | None:
-        """Name of the key, None if it is not valid."""
+    def owner(self, shown: str) -> Caller | None:
+        """Whose the key is, None if it is not valid."""
         prefix, _, rest = shown.partition("_")
         key_id, _, secret = rest.partition("_")
-        name, digest = self._known.get(key_id if prefix == _PREFIX else "", self._nobody)
-        return name if hmac.compare_digest(_digest(secret), digest) else None
+        caller, digest = self._known.get(key_id if prefix == _PREFIX else "", self._nobody)
+        return caller if hmac.compare_digest(_digest(secret), digest) else None
 
 
 class KeyFile:
@@ -156,7 +156,7 @@ def add_key(path: Path, name: str) -> str:
     secret = secrets.token_urlsafe(_SECRET_BYTES)
     with _locked(path):
         keys = read_keys(path) if path.exists() else Keys()
-        taken = {metrics.ANONYMOUS, *(text for key in keys.keys for text in (key.id, key.name))}
+        taken = {ANONYMOUS.name, *(text for key in keys.keys for text in (key.id, key.name))}
         if name in taken:
             msg = f"{path}: the name {name} is taken"
             raise KeysError(msg)

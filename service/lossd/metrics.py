@@ -6,15 +6,12 @@ may choose.
 
 from __future__ import annotations
 
-from typing import Final
-
 from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
+
+from lossd.callers import ANONYMOUS
 
 # A series that says when another one began doubles the page and no query here reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
-
-ANONYMOUS: Final = "anonymous"
-"""The `key` of requests that came without one."""
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _BYTES = tuple(4**power for power in range(6, 16))  # 4 KiB to 1 GiB
@@ -145,4 +142,4 @@ EVENT_LOOP_LAG_SECONDS = Histogram(
 
 # What is known beforehand starts at 0: a rate needs a value before the first event.
 for _counter in (SAMPLES, RECEIVED_BYTES, SENT_BYTES):
-    _counter.labels(ANONYMOUS)
+    _counter.labels(ANONYMOUS.name)

@@ -21,15 +21,14 @@ from lossd.protocols.files import Budget
 from lossd.protocols.json_body import Inputs, read_json
 from lossd.protocols.multipart_body import read_multipart
 from lossd.protocols.safetensors_body import read_safetensors_body
+from lossd.receiving import body_kind, receive_body
 from lossd.settings import Settings
 from lossd.tracing import Origin, RequestTrace
 from lossd_client.errors import (
-    BodyTimeoutError,
     DeadlineExceededError,
     FieldError,
     InvalidInputError,
     TooLargeError,
-    UnsupportedMediaTypeError,
 )
 from lossd_client.wire import (
     JSON,
@@ -45,7 +44,6 @@ T = TypeVar("T")
 _INLINE_BYTES = 64 * 1024
 # What a small body may unfold to before it counts as work that would hold up others.
 _INLINE_UNFOLDED_BYTES = 1 << 20
-_MAX_DIGITS = 18  # of a Content-Length that is worth comparing
 
 
 @dataclass
@@ -121,7 +119,7 @@ async def answer_evaluation(request: Request, engine: Engine, settings: Settings
 
 
 async def _answer(request: Request, engine: Engine, settings: Settings, stages: Stages) -> Written:
-    kind, content_type = _content_type(request)
+    kind, content_type = body_kind(request)
     encoding, arrays = _answer_form(request, kind)
     stages.begin("receive")
     body = await receive_body(request, settings)
@@ -141,36 +139,8 @@ async def _answer(request: Request, engine: Engine, settings: Settings, stages: 
     stages.begin("write")
     parts = await _offload(sum(array.nbytes for array in tensors.values()), write)
     stages.end()
-    metrics.SAMPLES.labels(request.state.key).inc(job.samples)
+    metrics.SAMPLES.labels(request.state.caller.name).inc(job.samples)
     return Written(parts, media_type(encoding), stages, job.samples)
-
-
-async def receive_body(request: Request, settings: Settings) -> bytearray:
-    """The whole body, refused as soon as it is known to be too long or too slow.
-
-    Raises:
-        TooLargeError: it is longer than `max_body_mib`.
-        BodyTimeoutError: it took longer than `body_timeout_s`.
-        ClientDisconnect: the client went away before its end.
-    """
-    limit_bytes = settings.max_body_mib << 20
-    too_large = f"the body is larger than {limit_bytes} bytes"
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and (len(announced) > _MAX_DIGITS or int(announced) > limit_bytes):
-        raise TooLargeError(too_large)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit_bytes:
-                    raise TooLargeError(too_large)
-    except TimeoutError as error:
-        msg = f"{len(body)} bytes of the body arrived in {settings.body_timeout_s:g} s"
-        raise BodyTimeoutError(msg) from error
-    finally:
-        metrics.RECEIVED_BYTES.labels(request.state.key).inc(len(body))
-    return body
 
 
 async def _read(
@@ -262,26 +232,6 @@ def _document(
         "numerics_version": engine.numerics_version,
         "request_id": request_id,
     }
-
-
-def _content_type(request: Request) -> tuple[str, str]:
-    """Kind of the body, and the header as it is.
-
-    Raises:
-        UnsupportedMediaTypeError: the service does not read such bodies.
-    """
-    coding = request.headers.get("content-encoding", "identity")
-    if coding != "identity":
-        msg = f"Content-Encoding {coding[:40]!r}; send the body as it is"
-        raise UnsupportedMediaTypeError(msg)
-    header = request.headers.get("content-type", "")
-    kind = header.partition(";")[0].strip().lower()
-    if kind in (SAFETENSORS, OCTET_STREAM):
-        return SAFETENSORS, header
-    if kind in (JSON, MULTIPART):
-        return kind, header
-    msg = f"Content-Type {header[:80]!r}; use {JSON}, {SAFETENSORS} or {MULTIPART}"
-    raise UnsupportedMediaTypeError(msg)
 
 
 def _answer_form(request: Request, kind: str) -> tuple[Encoding, Arrays]:
