@@ -1,13 +1,15 @@
 """A service that computes nothing worth knowing, for the tests of the client.
 
 The value of loss number `k` (from 0) is `(k + 1) * mean(logits)`, its gradient `k + 1` everywhere.
+Tensors in the document count where they are refs; it looks at no others.
 """
 
 import asyncio
+import hashlib
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +22,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lossd_client._protocol import Reply
+from lossd_client._protocol import Request as Sent
+from lossd_client._transport import Cancellation
 from lossd_client.wire import (
     NUMPY_DTYPES,
     SAFETENSORS,
     Array,
     decode_safetensors,
+    dtype_name,
     encode_safetensors,
     numbered,
     split_numbered,
@@ -62,9 +68,8 @@ class FakeLossd:
 
     script: deque[Scripted] = field(default_factory=deque)
     seen: list[Seen] = field(default_factory=list)
-
-    def handle(self, request: httpx.Request) -> httpx.Response:
-        return self.answer(Seen(request.method, request.url.path, request.headers, request.content))
+    kept: dict[str, Array] = field(default_factory=dict)
+    process: str = "first"
 
     def answer(self, seen: Seen) -> httpx.Response:
         self.seen.append(seen)
@@ -77,17 +82,92 @@ class FakeLossd:
                 scripted.status_code, headers=scripted.headers, content=scripted.content
             )
         if seen.path == "/v1/evaluate":
-            return safetensors_response(*evaluate(seen))
-        if seen.path == "/v1/losses":
-            return httpx.Response(200, json=[{"name": "dice"}, {"name": "focal"}])
-        if seen.path == "/v1/limits":
-            return httpx.Response(200, json={"max_body_bytes": 1 << 30})
-        if seen.path == "/health/ready":
-            return httpx.Response(200, json={"ready": True})
-        return problem(404, "not_found")
+            return self._evaluate(seen)
+        if seen.path.startswith("/v1/tensors"):
+            return self._keep(seen)
+        return FIXED.get(seen.path) or problem(404, "not_found")
 
-    def transport(self) -> httpx.MockTransport:
-        return httpx.MockTransport(self.handle)
+    def _evaluate(self, seen: Seen) -> httpx.Response:
+        written = seen.document.get("inputs")
+        if written is None:
+            return safetensors_response(*evaluate(seen, split_numbered(seen.tensors)))
+        written = written if isinstance(written, list) else [written]
+        refs = [each["ref"] for one in written for each in one.values() if "ref" in each]
+        missing = [ref for ref in refs if ref not in self.kept]
+        if missing:
+            return unknown_ref(*missing)
+        objects = [
+            {
+                **given,
+                **{name: self.kept[each["ref"]] for name, each in one.items() if "ref" in each},
+            }
+            for given, one in zip(
+                split_numbered(seen.tensors, count=len(written)), written, strict=True
+            )
+        ]
+        return safetensors_response(*evaluate(seen, objects))
+
+    def _keep(self, seen: Seen) -> httpx.Response:
+        if seen.method == "PUT":
+            (array,) = seen.tensors.values()
+            ref = hashlib.sha256(self.process.encode() + seen.body).hexdigest()
+            self.kept[ref] = array
+            return kept_response(ref, array)
+        ref = seen.path.removeprefix("/v1/tensors/")
+        if ref not in self.kept:
+            return unknown_ref(ref)
+        if seen.method == "GET":
+            parts = encode_safetensors({"tensor": self.kept[ref]}, {})
+            return httpx.Response(
+                200, content=b"".join(parts), headers={"Content-Type": SAFETENSORS}
+            )
+        del self.kept[ref]
+        return httpx.Response(204)
+
+    def transport(self) -> "FakeTransport":
+        return FakeTransport(self.answer)
+
+
+@dataclass
+class FakeTransport:
+    """Stands where sockets would; remembers whether it was closed."""
+
+    respond: Callable[[Seen], httpx.Response]
+    closed: bool = False
+
+    def exchange(self, request: Sent, *, timeout_s: float, cancellation: Cancellation) -> Reply:
+        assert timeout_s > 0
+        assert isinstance(cancellation, Cancellation)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        seen = Seen(request.method, request.path, headers, b"".join(request.parts))
+        answer = self.respond(seen)
+        return Reply(answer.status_code, answer.headers, bytearray(answer.content))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+FIXED = {
+    "/v1/losses": httpx.Response(200, json=[{"name": "dice"}, {"name": "focal"}]),
+    "/v1/limits": httpx.Response(200, json={"max_body_bytes": 1 << 30}),
+    "/health/ready": httpx.Response(200, json={"ready": True}),
+}
+
+
+def kept_response(ref: str, array: Array) -> httpx.Response:
+    entry = {
+        "ref": ref,
+        "dtype": dtype_name(array),
+        "shape": list(array.shape),
+        "nbytes": array.nbytes,
+        "expires_in_s": 600.0,
+    }
+    return httpx.Response(201, json={"tensors": {"tensor": entry}, "ref": ref})
+
+
+def unknown_ref(*refs: str) -> httpx.Response:
+    entries = [{"loc": ["inputs"], "message": f"ref {ref} is not kept"} for ref in refs]
+    return problem(404, "unknown_ref", errors=entries)
 
 
 def problem(
@@ -121,10 +201,11 @@ def answer_document(mean: Mapping[str, float | None], request_id: str = "r-1") -
     }
 
 
-def evaluate(seen: Seen) -> tuple[dict[str, Array], dict[str, object]]:
+def evaluate(
+    seen: Seen, objects: list[dict[str, Array]]
+) -> tuple[dict[str, Array], dict[str, object]]:
     document = seen.document
     labels = [loss.get("label") or loss["name"] for loss in document["losses"]]
-    objects = split_numbered(seen.tensors)
     means = np.concatenate([_sample_means(each["logits"]) for each in objects])
     tensors = {f"loss/{label}": (k + 1) * means for k, label in enumerate(labels)}
     tensors["total"] = sum(tensors.values(), np.zeros_like(means))
@@ -170,7 +251,7 @@ def serving(fake: FakeLossd) -> Iterator[str]:
         answer = fake.answer(Seen(request.method, request.url.path, request.headers, body))
         return Response(answer.content, answer.status_code, dict(answer.headers))
 
-    routes = [Route("/{path:path}", endpoint, methods=["GET", "POST"])]
+    routes = [Route("/{path:path}", endpoint, methods=["GET", "POST", "PUT", "DELETE"])]
     config = uvicorn.Config(
         Starlette(routes=routes), host="127.0.0.1", port=0, log_level="critical", lifespan="off"
     )

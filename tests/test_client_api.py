@@ -20,6 +20,7 @@ def test_the_package_offers_these_names() -> None:
         "AsyncClient",
         "Client",
         "Result",
+        "TensorRef",
         "__version__",
         "errors",
         "losses",

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from fake_lossd import URL, FakeLossd, problem
+from fake_lossd import URL, FakeLossd, FakeTransport, Seen, problem
 from lossd_client import AsyncClient, Client, Result, errors, losses
 
 
@@ -38,21 +38,14 @@ class Crowd:
         self.most_inside = 0
         self._lock = threading.Lock()
 
-    def handle(self, incoming: httpx.Request) -> httpx.Response:
+    def handle(self, incoming: Seen) -> httpx.Response:
         with self._lock:
             self.inside += 1
             self.most_inside = max(self.most_inside, self.inside)
         time.sleep(0.02 if len(self.fake.seen) % 2 else 0.001)
         with self._lock:
             self.inside -= 1
-            return self.fake.handle(incoming)
-
-    async def handle_async(self, incoming: httpx.Request) -> httpx.Response:
-        self.inside += 1
-        self.most_inside = max(self.most_inside, self.inside)
-        await asyncio.sleep(0.02 if len(self.fake.seen) % 2 else 0.001)
-        self.inside -= 1
-        return self.fake.handle(incoming)
+            return self.fake.answer(incoming)
 
 
 @pytest.fixture
@@ -62,12 +55,12 @@ def crowd() -> Crowd:
 
 @pytest.fixture
 def client(crowd: Crowd) -> Iterator[Client]:
-    with Client(URL, transport=httpx.MockTransport(crowd.handle)) as client:
+    with Client(URL, transport=FakeTransport(crowd.handle)) as client:
         yield client
 
 
 def async_client(crowd: Crowd) -> AsyncClient:
-    return AsyncClient(URL, transport=httpx.MockTransport(crowd.handle_async))
+    return AsyncClient(URL, transport=FakeTransport(crowd.handle))
 
 
 def test_order_is_kept_and_concurrency_bounded(client: Client, crowd: Crowd) -> None:

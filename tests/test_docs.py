@@ -131,6 +131,19 @@ def test_the_readmes_python_runs(service_url: str) -> None:
     assert done.stdout.splitlines()[1:] == ["(2, 4, 64, 64)", "(2, 64, 64)"]
 
 
+def test_the_python_pages_examples_run(service_url: str) -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    script = "\n".join([*blocks, "client.close()"]).replace("http://127.0.0.1:8000", service_url)
+    done = subprocess.run(  # noqa: S603 - our own page
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "TensorRef(" in done.stdout
+    assert "Result(samples=1" in done.stdout
+
+
 @pytest.mark.skipif(
     shutil.which("curl") is None and "CI" not in os.environ, reason="curl is not installed"
 )

@@ -14,7 +14,8 @@ Example:
 from lossd_client import errors, losses
 from lossd_client._async_client import AsyncClient
 from lossd_client._client import Client
+from lossd_client._refs import TensorRef
 from lossd_client._result import Result
 from lossd_client._version import __version__
 
-__all__ = ["AsyncClient", "Client", "Result", "__version__", "errors", "losses"]
+__all__ = ["AsyncClient", "Client", "Result", "TensorRef", "__version__", "errors", "losses"]

@@ -1,4 +1,8 @@
-"""The asynchronous client: sockets and sleeping; the rest is in `_protocol` and `_retry`."""
+"""The asynchronous client: sockets and sleeping; the rest is in `_protocol` and `_retry`.
+
+Exchanges run in threads, over the transport of the blocking client: that is faster than asyncio's
+streams and the libraries on top of them, and there is one transport to get right.
+"""
 
 import asyncio
 from collections import deque
@@ -6,14 +10,20 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Callable,
     Iterable,
     Mapping,
     Sequence,
 )
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from os import PathLike
+from ssl import SSLContext
 from typing import Any, Literal, Self, TypeVar, overload
+from weakref import WeakKeyDictionary
 
-import httpx
-
+from lossd_client._address import checked_address
 from lossd_client._protocol import (
     CATALOGUE,
     LIMITS,
@@ -22,14 +32,23 @@ from lossd_client._protocol import (
     Losses,
     Reply,
     Request,
+    Tensor,
     client_headers,
+    delete_request,
     evaluate_request,
+    get_request,
+    kept_array,
+    put_request,
     read_catalogue,
     read_document,
+    read_put,
     read_result,
+    read_tensor,
+    tensor_ref,
 )
+from lossd_client._refs import Keep, Renewals, TensorRef, Upload, Use
 from lossd_client._result import Result
-from lossd_client._retry import Attempts, Outcome, is_ready, settle
+from lossd_client._retry import Attempts, Outcome, attempt, is_ready, settle
 from lossd_client._stream import (
     READ_AHEAD_FACTOR,
     Call,
@@ -40,14 +59,20 @@ from lossd_client._stream import (
     progress_bar,
 )
 from lossd_client._tensors import TensorLike
-from lossd_client._url import checked_url
-from lossd_client.wire import Aggregate, Gradient, GradientDtype, Preset, Task
+from lossd_client._transport import Cancellation, Transport, opened
+from lossd_client.errors import UnknownRefError
+from lossd_client.wire import Aggregate, Array, Gradient, GradientDtype, Preset, Task
 
 _Item = TypeVar("_Item")
+
+_MOST_AT_A_TIME = 256
 
 
 class AsyncClient:
     """A lossd service, as seen by asyncio code; the same methods as `Client`.
+
+    At most 256 exchanges are under way at a time, each in a thread; further ones wait. A call that
+    is cancelled cuts its connection, so that the service drops it.
 
     Args:
         url: where the service is, e.g. `http://127.0.0.1:8000`; a path prefix is kept.
@@ -55,8 +80,11 @@ class AsyncClient:
             environment.
         timeout_s: time of one call in seconds, retries and waiting included.
         retries: how often a call is repeated after 429, 503 or a failed connection.
-        transport: way to the service, for Unix sockets or certificates of one's own; httpx's
-            default if None.
+        ssl_context: how the service's certificate is checked and which one is shown to it; the
+            system's authorities if None.
+        unix_socket: path of a Unix socket to connect to; the URL's host is then only a name.
+        transport: something of one's own in the place of sockets, for tests; instead of the two
+            above.
 
     Raises:
         ValueError: as for `Client`.
@@ -75,17 +103,20 @@ class AsyncClient:
         api_key: str | None = None,
         timeout_s: float = 60.0,
         retries: int = 3,
-        transport: httpx.AsyncBaseTransport | None = None,
+        ssl_context: SSLContext | None = None,
+        unix_socket: str | PathLike[str] | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        self._url = checked_url(url, timeout_s=timeout_s, retries=retries)
+        address = checked_address(url, timeout_s=timeout_s, retries=retries)
+        self._url = address.url
         self._timeout_s = timeout_s
         self._retries = retries
-        self._http = httpx.AsyncClient(
-            base_url=self._url,
-            headers=client_headers(api_key),
-            limits=httpx.Limits(),  # the caller's concurrency is the bound
-            transport=transport,
+        self._headers = client_headers(api_key)
+        self._transport = opened(
+            transport, address, ssl_context=ssl_context, unix_socket=unix_socket
         )
+        self._threads = ThreadPoolExecutor(_MOST_AT_A_TIME, thread_name_prefix="lossd-client")
+        self._locks: WeakKeyDictionary[TensorRef, asyncio.Lock] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
@@ -98,17 +129,18 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
-        await self._http.aclose()
+        self._transport.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def evaluate(
         self,
         losses: Losses,
         *,
-        logits: TensorLike | None = None,
-        target: TensorLike | None = None,
-        mask: TensorLike | None = None,
-        weight_map: TensorLike | None = None,
-        probabilities: TensorLike | None = None,
+        logits: Tensor | None = None,
+        target: Tensor | None = None,
+        mask: Tensor | None = None,
+        weight_map: Tensor | None = None,
+        probabilities: Tensor | None = None,
         task: Task | None = None,
         ignore_index: int | None = None,
         gradient: Gradient = "none",
@@ -116,19 +148,20 @@ class AsyncClient:
         maps: bool = False,
         per_class: bool = False,
         statistics: bool = False,
-        aggregate: Aggregate = "sample",
+        aggregate: Aggregate | None = None,
         spacing: Sequence[float] | None = None,
         preset: Preset | None = None,
         timeout_ms: float | None = None,
         request_id: str | None = None,
         inputs: Sequence[InputObject] | None = None,
-        **tensors: TensorLike | None,
+        **tensors: Tensor | None,
     ) -> Result:
         """Losses of every sample; arguments, result and errors as in `Client.evaluate`.
 
         Tensors are fetched from an accelerator and laid out before anything is awaited.
         """
-        request = evaluate_request(
+        build = partial(
+            evaluate_request,
             losses,
             tensors={
                 "logits": logits,
@@ -154,7 +187,23 @@ class AsyncClient:
             },
             request_id=request_id,
         )
-        return read_result(await self._exchange(request), input_count=request.input_count)
+        request, reply = await self._exchange_kept(build)
+        return read_result(reply, input_count=request.input_count)
+
+    async def put(self, tensor: TensorLike, *, keep: Keep = "array") -> TensorRef:
+        """Have the service keep a tensor, as in `Client.put`."""
+        array = kept_array(tensor, keep)
+        upload = Upload(array if keep == "array" else None)
+        return tensor_ref(read_put(await self._exchange(put_request(array))), upload)
+
+    async def get(self, ref: TensorRef | str) -> Array:
+        """Values of a tensor that the service keeps, as in `Client.get`."""
+        return read_tensor(await self._exchange(get_request(ref)))
+
+    async def delete(self, ref: TensorRef | str) -> None:
+        """Have the service forget a tensor, as in `Client.delete`."""
+        with suppress(UnknownRefError):
+            await self._exchange(delete_request(ref))
 
     @overload
     def evaluate_many(
@@ -227,8 +276,35 @@ class AsyncClient:
         attempts = Attempts(retries=0, timeout_s=self._timeout_s)
         return is_ready(await self._attempt(READY, attempts), self._url)
 
-    async def _exchange(self, request: Request) -> Reply:
-        attempts = Attempts(retries=self._retries, timeout_s=self._timeout_s)
+    def _attempts(self) -> Attempts:
+        return Attempts(retries=self._retries, timeout_s=self._timeout_s)
+
+    async def _exchange_kept(self, build: Callable[[], Request]) -> tuple[Request, Reply]:
+        """An exchange whose kept tensors are uploaded again where the service forgot them."""
+        attempts, renewals = self._attempts(), Renewals()
+        while True:
+            request = build()
+            try:
+                return request, await self._exchange(request, attempts)
+            except UnknownRefError as error:
+                due = renewals.due(error, request.uses)
+                if not due:
+                    raise
+                for use in due:
+                    await self._renew(use, attempts, error)
+
+    async def _renew(self, use: Use, attempts: Attempts, error: UnknownRefError) -> None:
+        upload = use.tensor.upload
+        async with self._locks.setdefault(use.tensor, asyncio.Lock()):
+            if use.is_outdated:  # another task was quicker
+                return
+            array = upload.array()
+            if array is None:
+                raise error
+            upload.done(read_put(await self._exchange(put_request(array), attempts)).ref)
+
+    async def _exchange(self, request: Request, attempts: Attempts | None = None) -> Reply:
+        attempts = attempts or self._attempts()
         while True:
             outcome = await self._attempt(request, attempts)
             delay_s = attempts.delay_s(outcome)
@@ -237,23 +313,22 @@ class AsyncClient:
             await asyncio.sleep(delay_s)
 
     async def _attempt(self, request: Request, attempts: Attempts) -> Outcome:
+        """One attempt in a thread, whose connection is cut where nobody waits for it any more."""
+        cancellation = Cancellation()
         try:
-            async with (
-                asyncio.timeout(attempts.remaining_s()),
-                self._http.stream(
-                    request.method,
-                    request.path,
-                    headers=request.headers,
-                    content=_each(request.pieces()) if request.parts else None,
-                    timeout=attempts.remaining_s(),
-                ) as response,
-            ):
-                body = bytearray()
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                return Reply(response.status_code, response.headers, body)
-        except (httpx.RequestError, TimeoutError) as error:
+            async with asyncio.timeout(attempts.remaining_s()):
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._threads,
+                    attempt,
+                    self._transport,
+                    request.under(self._headers),
+                    attempts,
+                    cancellation,
+                )
+        except TimeoutError as error:
             return error
+        finally:
+            cancellation.cancel()
 
     async def _many(
         self,

@@ -2,13 +2,16 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from itertools import islice
+from os import PathLike
+from ssl import SSLContext
 from typing import Any, Literal, Self, overload
 
-import httpx
-
+from lossd_client._address import checked_address
 from lossd_client._protocol import (
     CATALOGUE,
     LIMITS,
@@ -17,14 +20,23 @@ from lossd_client._protocol import (
     Losses,
     Reply,
     Request,
+    Tensor,
     client_headers,
+    delete_request,
     evaluate_request,
+    get_request,
+    kept_array,
+    put_request,
     read_catalogue,
     read_document,
+    read_put,
     read_result,
+    read_tensor,
+    tensor_ref,
 )
+from lossd_client._refs import Keep, Renewals, TensorRef, Upload, Use
 from lossd_client._result import Result
-from lossd_client._retry import Attempts, Outcome, is_ready, settle
+from lossd_client._retry import Attempts, Outcome, attempt, is_ready, settle
 from lossd_client._stream import (
     READ_AHEAD_FACTOR,
     Call,
@@ -35,8 +47,9 @@ from lossd_client._stream import (
     progress_bar,
 )
 from lossd_client._tensors import TensorLike
-from lossd_client._url import checked_url
-from lossd_client.wire import Aggregate, Gradient, GradientDtype, Preset, Task
+from lossd_client._transport import Cancellation, Transport, opened
+from lossd_client.errors import UnknownRefError
+from lossd_client.wire import Aggregate, Array, Gradient, GradientDtype, Preset, Task
 
 
 class Client:
@@ -48,8 +61,11 @@ class Client:
             environment.
         timeout_s: time of one call in seconds, retries and waiting included.
         retries: how often a call is repeated after 429, 503 or a failed connection.
-        transport: way to the service, for Unix sockets or certificates of one's own; httpx's
-            default if None.
+        ssl_context: how the service's certificate is checked and which one is shown to it; the
+            system's authorities if None.
+        unix_socket: path of a Unix socket to connect to; the URL's host is then only a name.
+        transport: something of one's own in the place of sockets, for tests; instead of the two
+            above.
 
     Raises:
         ValueError: the URL is not `http(s)://host…`, the key holds something a header cannot
@@ -69,16 +85,17 @@ class Client:
         api_key: str | None = None,
         timeout_s: float = 60.0,
         retries: int = 3,
-        transport: httpx.BaseTransport | None = None,
+        ssl_context: SSLContext | None = None,
+        unix_socket: str | PathLike[str] | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        self._url = checked_url(url, timeout_s=timeout_s, retries=retries)
+        address = checked_address(url, timeout_s=timeout_s, retries=retries)
+        self._url = address.url
         self._timeout_s = timeout_s
         self._retries = retries
-        self._http = httpx.Client(
-            base_url=self._url,
-            headers=client_headers(api_key),
-            limits=httpx.Limits(),  # the caller's concurrency is the bound
-            transport=transport,
+        self._headers = client_headers(api_key)
+        self._transport = opened(
+            transport, address, ssl_context=ssl_context, unix_socket=unix_socket
         )
 
     def __repr__(self) -> str:
@@ -92,17 +109,17 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
-        self._http.close()
+        self._transport.close()
 
     def evaluate(
         self,
         losses: Losses,
         *,
-        logits: TensorLike | None = None,
-        target: TensorLike | None = None,
-        mask: TensorLike | None = None,
-        weight_map: TensorLike | None = None,
-        probabilities: TensorLike | None = None,
+        logits: Tensor | None = None,
+        target: Tensor | None = None,
+        mask: Tensor | None = None,
+        weight_map: Tensor | None = None,
+        probabilities: Tensor | None = None,
         task: Task | None = None,
         ignore_index: int | None = None,
         gradient: Gradient = "none",
@@ -110,19 +127,21 @@ class Client:
         maps: bool = False,
         per_class: bool = False,
         statistics: bool = False,
-        aggregate: Aggregate = "sample",
+        aggregate: Aggregate | None = None,
         spacing: Sequence[float] | None = None,
         preset: Preset | None = None,
         timeout_ms: float | None = None,
         request_id: str | None = None,
         inputs: Sequence[InputObject] | None = None,
-        **tensors: TensorLike | None,
+        **tensors: Tensor | None,
     ) -> Result:
         """Losses of every sample, and on request their gradients, maps and statistics.
 
         Tensors may be numpy arrays, torch tensors on any device, arrays with `__array__` or
-        `__dlpack__`, or nested lists (floats become float64, integers int64). `B` samples, `C`
-        classes, `*S` one to three spatial axes.
+        `__dlpack__`, or nested lists (floats become float64, integers int64); what `put` gave; or
+        mappings in one of the forms that a tensor has in JSON: `{"rle": …}`, `{"png": …}`,
+        `{"npy": …}`, `{"dtype", "shape", "base64"}`, `{"ref": …}`. `B` samples, `C` classes, `*S`
+        one to three spatial axes.
 
         Args:
             losses: one loss or several: names, `lossd_client.losses` values, or mappings with
@@ -141,7 +160,8 @@ class Client:
             maps: also the value of every pixel, for pixelwise losses.
             per_class: also the value of every class.
             statistics: also true and false positives and negatives of every class.
-            aggregate: `sample`, or `batch` to sum region statistics over the request.
+            aggregate: `sample`, or `batch` to sum region statistics over the request; `sample` if
+                None, unless the preset says otherwise.
             spacing: physical size of a pixel along each of `*S`, for distances; ones if None.
             preset: library whose conventions hold where a loss is given no parameter; the
                 result's `preset` says what was filled.
@@ -156,9 +176,12 @@ class Client:
 
         Raises:
             TypeError: a tensor's dtype cannot travel; the message names the input.
-            ValueError: an option or a loss is malformed; nothing was sent.
+            ValueError: an option, a loss or a mapping is malformed, and nothing was sent; or the
+                service has forgotten a kept tensor whose array was changed since.
+            UnknownRefError: a tensor is not kept, and there is no array to upload again.
             RequestError: the service rejects the request; subclasses say why.
             QueueFullError: the service has too much work, also after the retries.
+            QuotaExceededError: the caller has used what it may, also after the retries.
             ServiceError: the service failed.
             UnreachableError: there was no answer within `timeout_s`.
 
@@ -171,7 +194,8 @@ class Client:
             >>> result["dice"].shape, result.gradient["logits"].shape  # doctest: +SKIP
             ((2,), (2, 4, 64, 64))
         """
-        request = evaluate_request(
+        build = partial(
+            evaluate_request,
             losses,
             tensors={
                 "logits": logits,
@@ -197,7 +221,60 @@ class Client:
             },
             request_id=request_id,
         )
-        return read_result(self._exchange(request), input_count=request.input_count)
+        request, reply = self._exchange_kept(build)
+        return read_result(reply, input_count=request.input_count)
+
+    def put(self, tensor: TensorLike, *, keep: Keep = "array") -> TensorRef:
+        """Have the service keep a tensor, for requests that then need not send it.
+
+        The result stands wherever a tensor may stand: predictions go up once, each edited mask is
+        a small request. The service keeps a tensor within a budget and for a time
+        (`limits()`); one that it has forgotten is uploaded again, once per call, without the
+        caller's doing, if `keep` allows it.
+
+        Args:
+            tensor: as for `evaluate`; of any dtype that can travel.
+            keep: `array` holds on to the array as long as the result lives, which must then not
+                be written to; `nothing` frees it, and a forgotten tensor raises `UnknownRefError`.
+
+        Returns:
+            What stands for the tensor.
+
+        Raises:
+            TypeError: its dtype cannot travel, or it is no array.
+            ValueError: `keep` has no meaning.
+            TooLargeError: it is larger than what the service keeps for one caller.
+            LossdError: as for `evaluate`.
+
+        Example:
+            >>> kept = client.put(logits)  # doctest: +SKIP
+            >>> mask = {"rle": [[{"size": [64, 64], "counts": "04"}]], "labels": [[1]]}
+            >>> client.evaluate("dice", logits=kept, target=mask)["dice"]  # doctest: +SKIP
+            array([0.25])
+        """
+        array = kept_array(tensor, keep)
+        upload = Upload(array if keep == "array" else None)
+        return tensor_ref(read_put(self._exchange(put_request(array))), upload)
+
+    def get(self, ref: TensorRef | str) -> Array:
+        """Values of a tensor that the service keeps.
+
+        Raises:
+            UnknownRefError: it does not keep it (any more).
+            LossdError: as for `evaluate`.
+        """
+        return read_tensor(self._exchange(get_request(ref)))
+
+    def delete(self, ref: TensorRef | str) -> None:
+        """Have the service forget a tensor; nothing happens where it has already.
+
+        A `TensorRef` that holds its array can still be used and is then uploaded again.
+
+        Raises:
+            LossdError: as for `evaluate`, but for `UnknownRefError`.
+        """
+        with suppress(UnknownRefError):
+            self._exchange(delete_request(ref))
 
     @overload
     def evaluate_many(
@@ -289,8 +366,35 @@ class Client:
         attempts = Attempts(retries=0, timeout_s=self._timeout_s)
         return is_ready(self._attempt(READY, attempts), self._url)
 
-    def _exchange(self, request: Request) -> Reply:
-        attempts = Attempts(retries=self._retries, timeout_s=self._timeout_s)
+    def _attempts(self) -> Attempts:
+        return Attempts(retries=self._retries, timeout_s=self._timeout_s)
+
+    def _exchange_kept(self, build: Callable[[], Request]) -> tuple[Request, Reply]:
+        """An exchange whose kept tensors are uploaded again where the service forgot them."""
+        attempts, renewals = self._attempts(), Renewals()
+        while True:
+            request = build()
+            try:
+                return request, self._exchange(request, attempts)
+            except UnknownRefError as error:
+                due = renewals.due(error, request.uses)
+                if not due:
+                    raise
+                for use in due:
+                    self._renew(use, attempts, error)
+
+    def _renew(self, use: Use, attempts: Attempts, error: UnknownRefError) -> None:
+        upload = use.tensor.upload
+        with upload.lock:
+            if use.is_outdated:  # another thread was quicker
+                return
+            array = upload.array()
+            if array is None:
+                raise error
+            upload.done(read_put(self._exchange(put_request(array), attempts)).ref)
+
+    def _exchange(self, request: Request, attempts: Attempts | None = None) -> Reply:
+        attempts = attempts or self._attempts()
         while True:
             outcome = self._attempt(request, attempts)
             delay_s = attempts.delay_s(outcome)
@@ -299,20 +403,7 @@ class Client:
             time.sleep(delay_s)
 
     def _attempt(self, request: Request, attempts: Attempts) -> Outcome:
-        try:
-            with self._http.stream(
-                request.method,
-                request.path,
-                headers=request.headers,
-                content=attempts.paced(request.pieces()) if request.parts else None,
-                timeout=attempts.remaining_s(),
-            ) as response:
-                body = bytearray()
-                for chunk in attempts.paced(response.iter_bytes()):
-                    body += chunk
-                return Reply(response.status_code, response.headers, body)
-        except httpx.RequestError as error:
-            return error
+        return attempt(self._transport, request.under(self._headers), attempts, Cancellation())
 
     def _many(
         self,

@@ -6,18 +6,20 @@ Both clients are shells around this module; it knows neither sockets nor an HTTP
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Self
+from urllib.parse import quote
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from lossd_client._loss import Loss, LossLike, loss_choice
+from lossd_client._refs import Keep, TensorRef, Upload, Use
 from lossd_client._result import Result
-from lossd_client._tensors import TensorLike, to_array
+from lossd_client._tensors import JsonTensor, TensorLike, json_tensor, to_array
 from lossd_client._version import __version__
 from lossd_client.errors import LossdError, MalformedBodyError, ServiceError, error_from_problem
 from lossd_client.wire import (
@@ -40,15 +42,18 @@ from lossd_client.wire import (
 Losses = LossLike | Sequence[LossLike]
 """One loss or several."""
 
-InputObject = Mapping[str, TensorLike | None]
-"""Tensors of one input object by name; None stands for "not given"."""
+Tensor = TensorLike | TensorRef | JsonTensor
+"""What stands for a tensor: its values, one that the service keeps, or one of the forms it has in
+JSON, e.g. `{"rle": …}`."""
 
-# Larger pieces would be copied by the transport at every partial send, smaller ones cost calls.
-_PIECE_BYTES = 1 << 18
+InputObject = Mapping[str, Tensor | None]
+"""Tensors of one input object by name; None stands for "not given"."""
 
 _VISIBLE_ASCII = re.compile(r"[!-~]+")
 _SECONDS = re.compile(r"\d+(\.\d+)?")
 _OK = range(200, 300)
+_TENSORS = "/v1/tensors"
+_KEPT_NAME = "tensor"
 _HALF_PRECISION = ("float16", "bfloat16")
 
 
@@ -57,25 +62,25 @@ class Request:
     """One HTTP request, ready to be sent any number of times.
 
     Attributes:
-        method: `GET` or `POST`.
+        method: `GET`, `POST`, `PUT` or `DELETE`.
         path: path on the service, from `/`.
         headers: headers of this request alone, `Content-Length` included.
         parts: the body; joined they are it, but nothing needs to join them.
         input_count: how many input objects the caller listed; None where the tensors were given
             by keyword.
+        uses: the kept tensors that it names.
     """
 
     method: str
     path: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     parts: tuple[bytes | memoryview, ...] = ()
     input_count: int | None = None
+    uses: tuple[Use, ...] = ()
 
-    def pieces(self) -> Iterator[bytes]:
-        """The body in pieces of bounded size."""
-        for part in self.parts:
-            for begin in range(0, len(part), _PIECE_BYTES):
-                yield bytes(part[begin : begin + _PIECE_BYTES])
+    def under(self, headers: Mapping[str, str]) -> Self:
+        """The same request with further headers, of which its own win."""
+        return replace(self, headers=Headers({**headers, **self.headers}))
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Reply:
 
     status: int
     headers: Mapping[str, str]
-    body: bytes | bytearray
+    body: bytes | bytearray | memoryview
 
 
 CATALOGUE = Request("GET", "/v1/losses", {"Accept": JSON})
@@ -98,18 +103,26 @@ LIMITS = Request("GET", "/v1/limits", {"Accept": JSON})
 READY = Request("GET", "/health/ready")
 
 
-def client_headers(api_key: str | None) -> dict[str, str]:
+class Headers(dict[str, str]):
+    """Headers that may hold a key, which no `repr` shows."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self)})"
+
+
+def client_headers(api_key: str | None) -> Headers:
     """Headers of every request of a client.
 
     Raises:
         ValueError: the key holds something a header cannot carry.
     """
-    headers = {"User-Agent": f"lossd-client/{__version__}", "Accept-Encoding": "identity"}
+    headers = Headers({"User-Agent": f"lossd-client/{__version__}", "Accept-Encoding": "identity"})
     if api_key is None:
         return headers
     if not _VISIBLE_ASCII.fullmatch(api_key):
         raise ValueError("api_key must be visible ASCII characters without spaces")
-    return headers | {"Authorization": f"Bearer {api_key}"}
+    headers["Authorization"] = f"Bearer {api_key}"
+    return headers
 
 
 def evaluate_request(
@@ -135,24 +148,80 @@ def evaluate_request(
             tensors.
     """
     objects = _input_objects(tensors, inputs)
-    document = _document(losses, options)
-    arrays = {
-        numbered(index, name, len(objects)): to_array(value, numbered(index, name, len(objects)))
-        for index, each in enumerate(objects)
-        for name, value in each.items()
-    }
+    arrays, written, uses = _sorted_by_form(objects)
+    document = _document(losses, options, written)
     parts = tuple(encode_safetensors(arrays, {"request": document}))
-    headers = {
-        "Content-Type": SAFETENSORS,
-        "Accept": SAFETENSORS,
-        "Content-Length": str(sum(len(part) for part in parts)),
-    }
+    headers = {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS, **_length(parts)}
     if request_id is not None:
         if not _VISIBLE_ASCII.fullmatch(request_id):
             raise ValueError("request_id must be visible ASCII characters without spaces")
         headers[REQUEST_ID_HEADER] = request_id
     count = None if inputs is None else len(objects)
-    return Request("POST", "/v1/evaluate", headers, parts, count)
+    return Request("POST", "/v1/evaluate", headers, parts, count, tuple(uses))
+
+
+def kept_array(tensor: TensorLike, keep: Keep) -> Array:
+    """The values to upload, once what was asked for makes sense.
+
+    Raises:
+        TypeError: they cannot travel, or it is no array.
+        ValueError: `keep` has no meaning.
+    """
+    if keep not in ("array", "nothing"):
+        raise ValueError(f"keep must be 'array' or 'nothing', not {keep!r}")
+    if isinstance(tensor, Mapping | TensorRef):
+        raise TypeError(f"put takes the values of a tensor, not a {type(tensor).__name__}")
+    return to_array(tensor, _KEPT_NAME)
+
+
+def put_request(array: Array) -> Request:
+    """Request to keep a tensor."""
+    parts = tuple(encode_safetensors({_KEPT_NAME: array}, {}))
+    headers = {"Content-Type": SAFETENSORS, "Accept": JSON, **_length(parts)}
+    return Request("PUT", _TENSORS, headers, parts)
+
+
+def get_request(ref: TensorRef | str) -> Request:
+    """Request for the values of a kept tensor."""
+    return Request("GET", _tensor_path(ref), {"Accept": SAFETENSORS})
+
+
+def delete_request(ref: TensorRef | str) -> Request:
+    """Request to forget a kept tensor."""
+    return Request("DELETE", _tensor_path(ref))
+
+
+def read_put(reply: Reply) -> "KeptTensor":
+    """What a successful reply to `put_request` says about the tensor.
+
+    Raises:
+        ServiceError: the reply says no such thing.
+    """
+    _require_type(reply, JSON)
+    try:
+        return _KeptTensors.model_validate_json(bytes(reply.body)).tensors[_KEPT_NAME]
+    except (ValidationError, KeyError) as error:
+        raise ServiceError(f"the answer is incomplete: {error}") from error
+
+
+def tensor_ref(kept: "KeptTensor", upload: Upload) -> TensorRef:
+    """What the caller gets for a tensor that is kept now."""
+    upload.done(kept.ref)
+    return TensorRef(kept.dtype, tuple(kept.shape), kept.nbytes, upload)
+
+
+def read_tensor(reply: Reply) -> Array:
+    """Values that a successful reply to `get_request` carries.
+
+    Raises:
+        ServiceError: the reply is not one tensor.
+    """
+    _require_type(reply, SAFETENSORS)
+    try:
+        (array,) = decode_safetensors(reply.body)[0].values()
+    except (MalformedBodyError, ValueError) as error:
+        raise ServiceError(f"the answer is not one tensor: {error}") from error
+    return array
 
 
 def read_result(reply: Reply, *, input_count: int | None) -> Result:
@@ -215,7 +284,7 @@ def reply_error(reply: Reply, *, now: datetime | None = None) -> LossdError | No
 
 def _input_objects(
     tensors: InputObject, inputs: Sequence[InputObject] | None
-) -> list[dict[str, TensorLike]]:
+) -> list[dict[str, Tensor]]:
     given = {name: value for name, value in tensors.items() if value is not None}
     if inputs is not None and given:
         raise ValueError(f"give either inputs or {', '.join(given)}, not both")
@@ -228,14 +297,41 @@ def _input_objects(
     return objects
 
 
-def _given(each: InputObject) -> dict[str, TensorLike]:
+def _given(each: InputObject) -> dict[str, Tensor]:
     return {name: value for name, value in each.items() if value is not None}
 
 
-def _document(losses: Losses, options: Mapping[str, object]) -> str:
+def _sorted_by_form(
+    objects: Sequence[Mapping[str, Tensor]],
+) -> tuple[dict[str, Array], list[dict[str, Json]], list[Use]]:
+    """Tensors that travel as bytes, those that travel as JSON, and the kept ones among these."""
+    arrays: dict[str, Array] = {}
+    written: list[dict[str, Json]] = [{} for _ in objects]
+    uses: list[Use] = []
+    for index, each in enumerate(objects):
+        for name, value in each.items():
+            label = numbered(index, name, len(objects))
+            if isinstance(value, TensorRef):
+                uses.append(Use.of(value))
+                written[index][name] = {"ref": uses[-1].ref}
+            elif isinstance(value, Mapping):
+                written[index][name] = json_tensor(value, label)
+            else:
+                arrays[label] = to_array(value, label)
+    return arrays, written, uses
+
+
+def _document(
+    losses: Losses, options: Mapping[str, object], written: Sequence[Mapping[str, Json]]
+) -> str:
     choices = [loss_choice(loss) for loss in _listed(losses)]
-    request = EvaluateRequest.model_validate({"losses": choices, **options})
+    given = {name: value for name, value in options.items() if value is not None}
+    request = EvaluateRequest.model_validate({"losses": choices, **given})
     fields = request.model_dump(exclude_defaults=True, exclude_none=True)
+    if "aggregate" in given:  # a preset may have another default
+        fields["aggregate"] = request.aggregate
+    if any(written):
+        fields["inputs"] = written[0] if len(written) == 1 else written
     return json.dumps(fields, separators=(",", ":"), allow_nan=False)
 
 
@@ -253,6 +349,30 @@ def _require_type(reply: Reply, media_type: str) -> None:
 
 def _media_type(reply: Reply) -> str:
     return reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _length(parts: Sequence[bytes | memoryview]) -> dict[str, str]:
+    return {"Content-Length": str(sum(len(part) for part in parts))}
+
+
+def _tensor_path(ref: TensorRef | str) -> str:
+    text = ref if isinstance(ref, str) else ref.ref
+    if not text:
+        raise ValueError("ref must not be empty")
+    return f"{_TENSORS}/{quote(text, safe='')}"
+
+
+class KeptTensor(BaseModel):
+    """What the service says about a tensor that it keeps."""
+
+    ref: str
+    dtype: str
+    shape: list[int]
+    nbytes: int
+
+
+class _KeptTensors(BaseModel):
+    tensors: dict[str, KeptTensor]
 
 
 class _FieldProblem(BaseModel):

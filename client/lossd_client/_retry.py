@@ -1,29 +1,28 @@
 """Which failed attempts are worth another, when, and until when.
 
-An evaluation changes nothing on the service, so it may be repeated; it is repeated only where
-that helps: after 429 and 503, and where no answer came because the connection failed.
+An evaluation changes nothing on the service, and a tensor that is kept twice is kept once, so every
+call may be repeated; it is repeated only where that helps: after 429 and 503, and where no answer
+came because the connection failed.
 """
 
 import random
+import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from http import HTTPStatus
+from http.client import HTTPException
 
-import httpx
-
-from lossd_client._protocol import Reply, reply_error
+from lossd_client._protocol import Reply, Request, reply_error
+from lossd_client._transport import Cancellation, Transport
 from lossd_client.errors import UnreachableError
 
 Outcome = Reply | Exception
 """What an attempt gave: a reply of any status, or the reason why there is none."""
 
-_RETRIED_STATUSES = (429, 503)
-# Not among them: read and write timeouts, since an attempt's timeout is all the time there is.
-_RETRIED_FAILURES = (
-    httpx.NetworkError,
-    httpx.RemoteProtocolError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-)
+_RETRIED_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_FAILURES = (OSError, HTTPException)
+# The time of an attempt is all the time there is; a certificate stays what it is.
+_FINAL_FAILURES = (TimeoutError, ssl.SSLCertVerificationError)
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
 _SHORTEST_TIMEOUT_S = 1e-3
@@ -57,25 +56,26 @@ class Attempts:
         """Seconds the next attempt may take."""
         return max(self._end_s - self._clock(), _SHORTEST_TIMEOUT_S)
 
-    def paced(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The chunks, as long as there is time for them.
-
-        Raises:
-            httpx.ReadTimeout: the deadline has passed. A transport's own timeout starts anew with
-                every chunk, so that a slow peer could stretch it without end.
-        """
-        for chunk in chunks:
-            if self._clock() >= self._end_s:
-                raise httpx.ReadTimeout("the time of the call is over")
-            yield chunk
-
     def delay_s(self, outcome: Outcome) -> float | None:
         """Seconds to wait before another attempt; None where there shall be none."""
+        if not _may_retry(outcome):
+            return None
         self._made += 1
-        if self._made > self._retries or not _may_retry(outcome):
+        if self._made > self._retries:
             return None
         delay_s = retry_delay_s(self._made, asked_s=_asked_s(outcome), jitter=self._jitter())
         return delay_s if self._clock() + delay_s < self._end_s else None
+
+
+def attempt(
+    transport: Transport, request: Request, attempts: Attempts, cancellation: Cancellation
+) -> Outcome:
+    """One attempt, and what it gave."""
+    timeout_s = attempts.remaining_s()
+    try:
+        return transport.exchange(request, timeout_s=timeout_s, cancellation=cancellation)
+    except _FAILURES as error:
+        return error
 
 
 def retry_delay_s(made: int, *, asked_s: float | None, jitter: float) -> float:
@@ -125,7 +125,7 @@ def is_ready(outcome: Outcome, url: str) -> bool:
     Raises:
         LossdError: the reply says neither yes nor no, e.g. that the key is wrong.
     """
-    if isinstance(outcome, Exception) or outcome.status == httpx.codes.SERVICE_UNAVAILABLE:
+    if isinstance(outcome, Exception) or outcome.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return False
     settle(outcome, url)
     return True
@@ -133,7 +133,7 @@ def is_ready(outcome: Outcome, url: str) -> bool:
 
 def _may_retry(outcome: Outcome) -> bool:
     if isinstance(outcome, Exception):
-        return isinstance(outcome, _RETRIED_FAILURES)
+        return not isinstance(outcome, _FINAL_FAILURES)
     return outcome.status in _RETRIED_STATUSES
 
 

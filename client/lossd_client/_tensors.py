@@ -4,14 +4,17 @@ Torch is never imported: a tensor is recognised by what it can do, on CPU and on
 """
 
 import sys
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from lossd_client.wire import NUMPY_DTYPES, Array, dtype_name
+from lossd_client.wire import NUMPY_DTYPES, Array, Json, dtype_name
 
 _DLPACK_CPU = 1
+_SCALARS = frozenset({bool, int, float, str})
+_JSON_FORMS = ("base64", "npy", "png", "ref", "rle")
 
 
 @runtime_checkable
@@ -49,6 +52,10 @@ TensorLike = npt.ArrayLike | TorchTensor | DLPackArray
 """What `evaluate` takes as a tensor."""
 
 
+JsonTensor = Mapping[str, Any]
+"""A tensor in one of the forms it has in JSON, e.g. `{"rle": {"size", "counts"}}`."""
+
+
 def to_array(value: TensorLike, name: str) -> Array:
     """The tensor as a numpy array of a dtype that can travel; without a copy where possible.
 
@@ -82,6 +89,41 @@ int16, int32, int64, float16, bfloat16, float32, float64
     except TypeError as error:
         raise TypeError(f"input {name!r}: {error}") from error
     return array
+
+
+def json_tensor(value: JsonTensor, name: str) -> Json:
+    """A tensor's JSON form, with arrays as lists and bytes as text.
+
+    Args:
+        value: what the caller gave; the service reads what it holds.
+        name: the input's name, for messages.
+
+    Raises:
+        ValueError: it is in none of the forms, or holds bytes that are no text.
+
+    Example:
+        >>> json_tensor({"rle": {"size": np.array([2, 2]), "counts": b"04"}}, "target")
+        {'rle': {'size': [2, 2], 'counts': '04'}}
+    """
+    if not any(form in value for form in _JSON_FORMS):
+        raise ValueError(f"input {name!r}: a mapping needs one of {', '.join(_JSON_FORMS)}")
+    try:
+        return _plain(value)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"input {name!r}: bytes are not text; write them in base64") from error
+
+
+def _plain(value: object) -> Json:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, bytes):  # as pycocotools gives its counts
+        return value.decode("ascii")
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, tuple | list):
+        # Run lengths are long lists of numbers, which need no look at each.
+        return value if _SCALARS.issuperset(map(type, value)) else [_plain(each) for each in value]
+    return value
 
 
 def _numpy_array(value: TensorLike) -> Array:

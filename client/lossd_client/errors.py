@@ -3,22 +3,29 @@
     LossdError
     ├── UnreachableError               the service could not be reached; nothing was answered
     ├── RequestError                   4xx: the request has to change
+    │   ├── MalformedRequestError      400 malformed_request
     │   ├── MalformedBodyError         400 malformed_body
     │   ├── UnauthorizedError          401 unauthorized
     │   ├── UnknownLossError           404 unknown_loss
+    │   ├── UnknownRefError            404 unknown_ref           upload the tensor again
     │   ├── NotFoundError              404 not_found
     │   ├── MethodNotAllowedError      405 method_not_allowed
+    │   ├── HeadTimeoutError           408 head_timeout
     │   ├── BodyTimeoutError           408 body_timeout
     │   ├── TooLargeError              413 too_large
     │   ├── UnsupportedMediaTypeError  415 unsupported_media_type
+    │   ├── UnsupportedCodingError     415 unsupported_coding
     │   ├── InvalidInputError          422 invalid_input
     │   ├── InvalidParameterError      422 invalid_parameter
     │   ├── LabelOutOfRangeError       422 label_out_of_range
-    │   └── NonFiniteLogitsError       422 non_finite_logits
+    │   ├── NonFiniteLogitsError       422 non_finite_logits
+    │   └── HeadTooLargeError          431 head_too_large
     ├── QueueFullError                 429 queue_full            try again after `retry_after_s`
+    ├── QuotaExceededError             429 quota_exceeded        likewise
     └── ServiceError                   5xx: the request was fine
         ├── InternalError              500 internal
         ├── NotReadyError              503 not_ready             try again after `retry_after_s`
+        ├── TooManyConnectionsError    503 too_many_connections  likewise
         ├── DrainingError              503 draining              try again, elsewhere if possible
         └── DeadlineExceededError      504 deadline_exceeded
 
@@ -95,6 +102,13 @@ class RequestError(LossdError):
     code = "request"
 
 
+class MalformedRequestError(RequestError):
+    """What was sent is not an HTTP request."""
+
+    status = 400
+    code = "malformed_request"
+
+
 class MalformedBodyError(RequestError):
     """The body is not what its content type says."""
 
@@ -116,6 +130,13 @@ class UnknownLossError(RequestError):
     code = "unknown_loss"
 
 
+class UnknownRefError(RequestError):
+    """No tensor of this caller's is kept under that ref."""
+
+    status = 404
+    code = "unknown_ref"
+
+
 class NotFoundError(RequestError):
     """There is nothing at that address."""
 
@@ -128,6 +149,13 @@ class MethodNotAllowedError(RequestError):
 
     status = 405
     code = "method_not_allowed"
+
+
+class HeadTimeoutError(RequestError):
+    """The head of the request did not arrive in time."""
+
+    status = 408
+    code = "head_timeout"
 
 
 class BodyTimeoutError(RequestError):
@@ -149,6 +177,13 @@ class UnsupportedMediaTypeError(RequestError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class UnsupportedCodingError(RequestError):
+    """The body is compressed in a way that the service does not read."""
+
+    status = 415
+    code = "unsupported_coding"
 
 
 class InvalidInputError(RequestError):
@@ -179,11 +214,25 @@ class NonFiniteLogitsError(RequestError):
     code = "non_finite_logits"
 
 
+class HeadTooLargeError(RequestError):
+    """The head of the request is larger than the service accepts."""
+
+    status = 431
+    code = "head_too_large"
+
+
 class QueueFullError(LossdError):
     """The service has as much work as it accepts."""
 
     status = 429
     code = "queue_full"
+
+
+class QuotaExceededError(LossdError):
+    """The caller has used what it may for now."""
+
+    status = 429
+    code = "quota_exceeded"
 
 
 class ServiceError(LossdError):
@@ -205,6 +254,13 @@ class NotReadyError(ServiceError):
 
     status = 503
     code = "not_ready"
+
+
+class TooManyConnectionsError(ServiceError):
+    """The service has as many connections as it accepts."""
+
+    status = 503
+    code = "too_many_connections"
 
 
 class DrainingError(ServiceError):

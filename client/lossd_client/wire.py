@@ -306,11 +306,23 @@ def numbered(index: int, name: str, count: int) -> str:
     return name if count == 1 else f"{index}/{name}"
 
 
-def split_numbered(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
+def split_numbered(
+    tensors: Mapping[str, Array], *, count: int | None = None
+) -> list[dict[str, Array]]:
     """Input objects of a flat table of tensors; one object where the names carry no number.
 
+    Args:
+        tensors: tensors by their name in the file.
+        count: how many objects there are, of which some may have no tensor here; as many as the
+            names say if None.
+
     Raises:
-        MalformedBodyError: some names carry a number and others not, or numbers are missing.
+        MalformedBodyError: some names carry a number and others not, numbers are missing, or
+            there are more objects than `count`.
+
+    Example:
+        >>> split_numbered({"1/target": np.zeros(2)}, count=2)
+        [{}, {'target': array([0., 0.])}]
     """
     objects: dict[int, dict[str, Array]] = {}
     for name, array in tensors.items():
@@ -319,12 +331,13 @@ def split_numbered(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
             objects.setdefault(int(number), {})[rest] = array
         else:
             objects.setdefault(-1, {})[name] = array
-    if set(objects) == {-1} or not objects:
+    if set(objects) <= {-1} and count in (None, 1):
         return [objects.get(-1, {})]
-    if sorted(objects) != list(range(len(objects))):
+    expected = range(len(objects) if count is None else count)
+    if not (objects.keys() <= set(expected) if count else sorted(objects) == list(expected)):
         msg = "tensors of several input objects are named 0/logits, 0/target, 1/logits, …"
         raise MalformedBodyError(msg)
-    return [objects[index] for index in range(len(objects))]
+    return [objects.get(index, {}) for index in expected]
 
 
 def parse_json(text: str | bytes, what: str) -> Json:
