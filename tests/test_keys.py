@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from structlog.testing import capture_logs
 
 from lossd.access import Access, is_loopback, shown_key
+from lossd.callers import Allowance
 from lossd.engine import Engine
 from lossd.keys import KeyFile, Keys, KeysError, Owners, add_key, read_keys, revoke_key
 from lossd.settings import Settings
@@ -82,7 +83,10 @@ def test_a_key_is_printed_once_and_alone_and_only_its_digest_is_kept(tmp_path: P
     assert kept["sha256"] == hashlib.sha256(secret_of(key).encode()).hexdigest()
     listed = lossd("keys", "list", "--keys-file", str(path))
     assert (listed.status, listed.stderr) == (0, "")
-    assert listed.stdout.split() == ["name", "id", "created", "lab-a", kept["id"], kept["created"]]
+    assert listed.stdout.split() == [
+        *("name", "id", "created", "allowance"),
+        *("lab-a", kept["id"], kept["created"], "default"),
+    ]
 
 
 def test_no_two_keys_are_alike(tmp_path: Path) -> None:
@@ -101,6 +105,58 @@ def test_a_key_is_revoked_by_its_name_or_id(tmp_path: Path, by: str) -> None:
     assert (who(owners, gone), who(owners, stays)) == (None, "stays")
     again = add_key(path, "gone")
     assert who(Owners(read_keys(path)), again) == "gone"
+
+
+def test_what_a_key_may_use_is_said_when_it_is_made_and_changed_later(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+
+    def run(*arguments: str) -> str:
+        done = lossd("keys", *arguments, LOSSD_KEYS_FILE=str(path))
+        assert done.status == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def allowances() -> list[Allowance]:
+        return [key.allowance for key in read_keys(path).keys]
+
+    run("add", "a", "--weight", "2.5", "--requests-per-minute", "100", "--tensor-mib", "0")
+    run("add", "b")
+    given = Allowance(weight=2.5, requests_per_minute=100, tensor_mib=0)
+    assert allowances() == [given, Allowance()]
+    assert "weight 2.5, requests_per_minute 100, tensor_mib 0" in run("list")
+    key_id = read_keys(path).keys[0].id
+    said = run("limit", key_id, "--requests-per-minute", "default", "--concurrent-requests", "4")
+    assert f"a ({key_id}) may use: weight 2.5, concurrent_requests 4, tensor_mib 0" in said
+    assert allowances() == [
+        Allowance(weight=2.5, concurrent_requests=4, tensor_mib=0),
+        Allowance(),
+    ]
+    run("limit", "b", "--samples-per-minute", "5", "--mib-per-minute", "6")
+    run("limit", "a", "--weight", "default", "--tensor-mib", "default")
+    assert allowances() == [
+        Allowance(concurrent_requests=4),
+        Allowance(samples_per_minute=5, mib_per_minute=6),
+    ]
+    shown = add_key(path, "c", Allowance(weight=3))
+    caller = Owners(read_keys(path)).owner(shown)
+    assert caller is not None
+    assert caller.allowance == Allowance(weight=3)
+
+
+def test_every_part_of_an_allowance_is_an_option_that_says_what_it_is() -> None:
+    for action in ("add", "limit"):
+        help_text = " ".join(lossd("keys", action, "--help").stdout.split())
+        for name, field in Allowance.model_fields.items():
+            assert f"--{name.replace('_', '-')}" in help_text
+            assert field.description
+            assert field.description in help_text
+
+
+def test_a_file_without_allowances_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(json.dumps({"keys": [ENTRY]}))
+    assert read_keys(path).keys[0].allowance == Allowance()
+    revoke_key(path, "a")
+    assert read_keys(path) == Keys()
 
 
 def test_the_file_is_its_owners_alone_whatever_it_was(tmp_path: Path) -> None:
@@ -175,6 +231,12 @@ def test_two_commands_at_once_lose_nothing_and_readers_see_whole_files(tmp_path:
         (["add", "taken"], 1, "taken is taken"),
         (["add", "anonymous"], 1, "anonymous is taken"),
         (["revoke", "nobody"], 1, "no key called nobody"),
+        (["limit", "nobody", "--weight", "1"], 1, "no key called nobody"),
+        (["limit", "taken", "--weight", "0"], 2, "--weight: .* 0.01, got '0'"),
+        (["limit", "taken", "--weight", "nan"], 2, "--weight"),
+        (["add", "a", "--requests-per-minute", "0"], 2, "--requests-per-minute: .* 1, got '0'"),
+        (["add", "a", "--mib-per-minute", "1.5"], 2, "--mib-per-minute"),
+        (["add", "a", "--concurrent-requests", "many"], 2, "--concurrent-requests"),
         (["list", "--colour"], 2, "--colour"),
         (["rename", "taken"], 2, "rename"),
         ([], 2, "action"),
@@ -213,6 +275,8 @@ BROKEN: dict[str, str] = {
     "a name twice": json.dumps({"keys": [ENTRY, ENTRY | {"id": "00000000"}]}),
     "an id twice": json.dumps({"keys": [ENTRY, ENTRY | {"name": "b"}]}),
     "an id as a name": json.dumps({"keys": [ENTRY | {"name": "0123abcd"}]}),
+    "an allowance of nothing": json.dumps({"keys": [ENTRY | {"allowance": {"weight": 0}}]}),
+    "a secret as an allowance": json.dumps({"keys": [ENTRY | {"allowance": {"s3cret": 1}}]}),
     "a key of nobody": json.dumps({"keys": [ENTRY | {"name": "anonymous"}]}),
 }
 

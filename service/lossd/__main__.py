@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -17,9 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lossd import __version__
-from lossd.keys import NAME_PATTERN, KeysError, add_key, read_keys, revoke_key
+from lossd.callers import Allowance
+from lossd.keys import NAME_PATTERN, KeysError, add_key, limit_key, read_keys, revoke_key
 from lossd.settings import Settings
 from lossd.tracing import NOT_TRACED, Tracing
+
+_DEFAULT = "default"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("warmup", help="compile the kernels into the cache", add_help=False)
     losses = commands.add_parser("losses", help="list the losses, or describe one")
     losses.add_argument("name", nargs="?", help="a loss or an alias")
-    _describe_keys(commands.add_parser("keys", help="add, list and revoke keys of callers"))
+    _describe_keys(commands.add_parser("keys", help="keys of callers: add, limit, list, revoke"))
     # Options of serve and warmup are the settings, read by pydantic-settings.
     known, rest = parser.parse_known_args(arguments)
     # An idle OpenMP worker that spins costs its neighbours a processor; torch reads this once.
@@ -66,10 +70,9 @@ def _serve(settings: Settings) -> int:
         )
         return 2
     # torch takes seconds to import, which other commands need not wait for.
-    import uvicorn  # noqa: PLC0415
-
     from lossd.app import create_app  # noqa: PLC0415
     from lossd.engine import Engine  # noqa: PLC0415
+    from lossd.http_protocol import HttpServer, http_config  # noqa: PLC0415
     from lossd.logs import configure_logs  # noqa: PLC0415
 
     engine = Engine(settings, tracing)
@@ -80,7 +83,7 @@ def _serve(settings: Settings) -> int:
         return 2
     configure_logs(settings)
 
-    class Server(uvicorn.Server):
+    class Server(HttpServer):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             # Not uvicorn's own, which dies of the signal after all was drained: that is no failure.
             del frame
@@ -88,18 +91,7 @@ def _serve(settings: Settings) -> int:
             self.force_exit = self.should_exit and sig == signal.SIGINT
             self.should_exit = True
 
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        loop="asyncio",  # with bodies of megabytes it receives faster than uvloop
-        http="httptools",
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-        server_header=False,
-    )
-    server = Server(config)
+    server = Server(http_config(app, settings))
 
     def end_process() -> None:
         server.should_exit = True
@@ -156,11 +148,52 @@ def _describe_keys(parser: argparse.ArgumentParser) -> None:
         help="file of keys; LOSSD_KEYS_FILE if not given",
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    add = actions.add_parser("add", parents=[file], help="make a key and print it, only this once")
+    options = _allowance_options()
+    add = actions.add_parser(
+        "add", parents=[file, options], help="make a key and print it, only this once"
+    )
     add.add_argument("name", type=_key_name, help="whose it is: a-z, 0-9 and -, at most 40")
-    actions.add_parser("list", parents=[file], help="name, id and day of every key")
+    limit = actions.add_parser(
+        "limit", parents=[file, options], help="change what the owner of a key may use"
+    )
+    limit.add_argument("name", help="its name or id")
+    actions.add_parser("list", parents=[file], help="name, id, day and allowance of every key")
     revoke = actions.add_parser("revoke", parents=[file], help="refuse a key from now on")
     revoke.add_argument("name", help="its name or id")
+
+
+def _allowance_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = options.add_argument_group(
+        "what the owner may use", f"{_DEFAULT} takes a number away: what holds for all holds again"
+    )
+    for name, field in Allowance.model_fields.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=partial(_allowance_value, name),
+            metavar="N",
+            help=field.description,
+        )
+    return options
+
+
+def _allowance_value(name: str, text: str) -> float | None:
+    if text == _DEFAULT:
+        return None
+    try:
+        allowance = Allowance.model_validate({name: text})
+    except ValidationError as error:
+        msg = f"{error.errors()[0]['msg']}, got {text!r}"
+        raise argparse.ArgumentTypeError(msg) from error
+    value: float = allowance.model_dump()[name]
+    return value
+
+
+def _changed(allowance: Allowance, known: argparse.Namespace) -> Allowance:
+    """What is allowed after the options; those not given change nothing."""
+    options = {name: said for name, said in vars(known).items() if name in Allowance.model_fields}
+    values = allowance.model_dump(exclude_defaults=True) | options
+    return Allowance(**{name: value for name, value in values.items() if value is not None})
 
 
 def _key_name(text: str) -> str:
@@ -173,6 +206,7 @@ def _key_name(text: str) -> str:
 def _keys(known: argparse.Namespace) -> int:
     actions: dict[str, Callable[[argparse.Namespace], None]] = {
         "add": _add_key,
+        "limit": _limit_key,
         "list": _list_keys,
         "revoke": _revoke_key,
     }
@@ -185,16 +219,26 @@ def _keys(known: argparse.Namespace) -> int:
 
 
 def _add_key(known: argparse.Namespace) -> None:
-    key = add_key(known.keys_file, known.name)
+    key = add_key(known.keys_file, known.name, _changed(Allowance(), known))
     sys.stderr.write(f"lossd: this is the key of {known.name}; it is shown only now\n")
     sys.stdout.write(f"{key}\n")
 
 
+def _limit_key(known: argparse.Namespace) -> None:
+    key = limit_key(known.keys_file, known.name, lambda allowance: _changed(allowance, known))
+    sys.stderr.write(f"lossd: {key.name} ({key.id}) may use: {_said(key.allowance)}\n")
+
+
 def _list_keys(known: argparse.Namespace) -> None:
-    table = Table("name", "id", "created", box=None, pad_edge=False)
+    table = Table("name", "id", "created", "allowance", box=None, pad_edge=False)
     for key in read_keys(known.keys_file).keys:
-        table.add_row(key.name, key.id, key.created.isoformat())
+        table.add_row(key.name, key.id, key.created.isoformat(), _said(key.allowance))
     Console().print(table)
+
+
+def _said(allowance: Allowance) -> str:
+    said = allowance.model_dump(exclude_defaults=True)
+    return ", ".join(f"{name} {value}" for name, value in said.items()) or _DEFAULT
 
 
 def _revoke_key(known: argparse.Namespace) -> None:

@@ -2,7 +2,10 @@
 
 A key is `lossd_<id>_<secret>`. The file holds the SHA-256 of the secret and never the secret:
 
-    {"keys": [{"id": "4f1c22ab", "name": "lab-a", "sha256": "…", "created": "2026-11-25"}]}
+    {"keys": [{"id": "4f1c22ab", "name": "lab-a", "sha256": "…", "created": "2026-11-25",
+               "allowance": {"requests_per_minute": 600}}]}
+
+What an entry does not allow is the service's default.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Annotated, Final, Self
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lossd.callers import ANONYMOUS, Caller
+from lossd.callers import ANONYMOUS, Allowance, Caller
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +51,7 @@ class Key(BaseModel):
     # Neither salt nor a slow hash: those protect secrets that can be guessed, not 256 random bits.
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)]
     created: dt.date
+    allowance: Allowance = Allowance()
 
 
 class Keys(BaseModel):
@@ -76,7 +80,8 @@ class Owners:
 
     def __init__(self, keys: Keys) -> None:
         self._known: dict[str, tuple[Caller | None, bytes]] = {
-            key.id: (Caller(name=key.name), bytes.fromhex(key.sha256)) for key in keys.keys
+            key.id: (Caller(name=key.name, allowance=key.allowance), bytes.fromhex(key.sha256))
+            for key in keys.keys
         }
         # What no id leads to is compared as well. Nobody knows a secret of this digest.
         self._nobody = (None, secrets.token_bytes(hashlib.sha256().digest_size))
@@ -147,7 +152,7 @@ def read_keys(path: Path) -> Keys:
     return _checked(path, text)
 
 
-def add_key(path: Path, name: str) -> str:
+def add_key(path: Path, name: str, allowance: Allowance | None = None) -> str:
     """Writes a new key into a file, which need not exist, and returns the key: only now.
 
     Raises:
@@ -166,9 +171,24 @@ def add_key(path: Path, name: str) -> str:
             name=name,
             sha256=_digest(secret).hex(),
             created=dt.datetime.now(dt.UTC).date(),
+            allowance=allowance or Allowance(),
         )
         _write(path, Keys(keys=(*keys.keys, added)))
     return f"{_PREFIX}_{key_id}_{secret}"
+
+
+def limit_key(path: Path, called: str, change: Callable[[Allowance], Allowance]) -> Key:
+    """Changes what the key of that name or id may use, and returns what is kept of it now.
+
+    Raises:
+        KeysError: there is none, or the file cannot be read or written.
+    """
+    with _locked(path):
+        keys = read_keys(path)
+        found = _found(path, keys, called)
+        changed = found.model_copy(update={"allowance": change(found.allowance)})
+        _write(path, Keys(keys=tuple(changed if key is found else key for key in keys.keys)))
+    return changed
 
 
 def revoke_key(path: Path, called: str) -> Key:
@@ -179,12 +199,17 @@ def revoke_key(path: Path, called: str) -> Key:
     """
     with _locked(path):
         keys = read_keys(path)
-        revoked = [key for key in keys.keys if called in (key.id, key.name)]
-        if not revoked:
-            msg = f"{path}: there is no key called {called}"
-            raise KeysError(msg)
-        _write(path, Keys(keys=tuple(key for key in keys.keys if key not in revoked)))
-    return revoked[0]
+        revoked = _found(path, keys, called)
+        _write(path, Keys(keys=tuple(key for key in keys.keys if key is not revoked)))
+    return revoked
+
+
+def _found(path: Path, keys: Keys, called: str) -> Key:
+    for key in keys.keys:
+        if called in (key.id, key.name):
+            return key
+    msg = f"{path}: there is no key called {called}"
+    raise KeysError(msg)
 
 
 def _checked(path: Path, text: bytes) -> Keys:
@@ -200,7 +225,7 @@ def _checked(path: Path, text: bytes) -> Keys:
         raise KeysError(msg) from None
 
 
-_FIELDS: Final = {*Keys.model_fields, *Key.model_fields}
+_FIELDS: Final = {*Keys.model_fields, *Key.model_fields, *Allowance.model_fields}
 
 
 def _digest(secret: str) -> bytes:
@@ -242,7 +267,7 @@ def _write(path: Path, keys: Keys) -> None:
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # mode 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as written:
-            written.write(keys.model_dump_json(indent=2) + "\n")
+            written.write(keys.model_dump_json(indent=2, exclude_defaults=True) + "\n")
             written.flush()
             _keep_owner(descriptor, target)
             os.fsync(descriptor)
