@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,11 @@ def run(*, cold: bool, quick: bool) -> Report:
 
 
 @contextmanager
-def serving(port: int, cache_dir: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def serving(
+    port: int, cache_dir: Path | None = None, flags: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
     """A `lossd serve` of its own on loopback, stopped at the end."""
-    command = [sys.executable, "-m", "lossd", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "lossd", "serve", "--port", str(port), *flags]
     command += ["--log-level", "error"]
     if cache_dir is not None:
         command += ["--cache-dir", str(cache_dir)]

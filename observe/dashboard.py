@@ -25,7 +25,7 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, VERMILLION, GREY = "#56B4E9", "#D55E00", "#999999"
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, GREY)
 # What the eighth and later series have beside a colour that was used before.
-DASHES: tuple[list[int], ...] = ([], [8, 4], [2, 4])
+DASHES: tuple[list[int], ...] = ([], [8, 4], [2, 4], [12, 4, 2, 4])
 
 # Every selector names where it looks, so that a renderer can tell metrics from functions.
 AT = 'job=~"$job",instance=~"$instance"'
@@ -265,12 +265,13 @@ ROWS = (
                 "Why batches left",
                 "Batches per second. Idle: nothing else waited. Largest: the group with most "
                 "samples. Full: a limit was reached. Delay: its oldest request had been overtaken "
-                "long enough. Drain: the service stops.",
+                "long enough. Fair: the turn of one of several keys, or kept short for others. "
+                "Drain: the service stops.",
                 "suffix:batches/s",
                 (Query(rate("lossd_batches_total", "reason"), "{{reason}}"),),
                 kind="stack",
                 width=6,
-                series=("idle", "largest", "full", "delay", "drain"),
+                series=("idle", "largest", "full", "delay", "drain", "fair"),
             ),
             Panel(
                 "Batch sizes",
@@ -364,13 +365,13 @@ ROWS = (
                 empty="no errors",
             ),
             Panel(
-                "Dropped from the queue",
-                "Requests per second that left the queue without being computed: their deadline "
-                "passed, or nobody waited for them any more.",
+                "Given up",
+                "Requests per second whose deadline passed, or that nobody waited for any more, "
+                "while they waited or (abandoned) while they were computed.",
                 "reqps",
                 (Query(rate("lossd_dropped_requests_total", "reason"), "{{reason}}"),),
                 kind="stack",
-                series=("deadline", "cancelled"),
+                series=("deadline", "cancelled", "abandoned"),
                 empty="none dropped",
             ),
             Panel(

@@ -2,30 +2,40 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from jobs import make_job
 from lossd import engine as engine_module
+from lossd.callers import Caller
 from lossd.core import compiled
 from lossd.core.evaluation import evaluate
 from lossd.core.job import AnyJob
+from lossd.core.passes import Workspace
 from lossd.engine import Engine
 from lossd.settings import Settings
 from lossd.tracing import NotTraced, Origin
 from lossd_client.errors import (
+    DeadlineExceededError,
     DrainingError,
     InternalError,
     LossdError,
     NonFiniteLogitsError,
     NotReadyError,
+    QueueFullError,
+    TooLargeError,
 )
+from lossd_client.wire import Array
 from service_fixture import wait_until
 
 
@@ -42,8 +52,8 @@ def job(value: float = 0.0, samples: int = 1) -> AnyJob:
 
 
 @contextmanager
-def running(*, ready: bool = True) -> Iterator[Engine]:
-    engine = Engine(Settings(kernels="eager", threads=2))
+def running(*, ready: bool = True, **values: Any) -> Iterator[Engine]:
+    engine = Engine(Settings(kernels="eager", threads=2, **values))
     engine.start()
     try:
         if ready:
@@ -372,3 +382,241 @@ def test_progress_is_told_while_kernels_compile(monkeypatch: pytest.MonkeyPatch)
     wait_until(engine.is_ready)
     engine.drain()
     assert engine.join()
+
+
+# -- work that nobody waits for, or that there is no memory for -----------------------------------
+
+
+class Endless:
+    """Lets one job compute until its checkpoint stops it; all others are computed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, guilty: AnyJob) -> None:
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        self._guilty = guilty
+        monkeypatch.setattr("lossd.engine.evaluate", self)
+
+    def __call__(
+        self, jobs: Sequence[AnyJob], table: Any, workspace: Any, checkpoint: Any = None
+    ) -> Any:
+        if any(one is self._guilty for one in jobs):
+            self.entered.set()
+            while not self.go_on.wait(0.001):
+                checkpoint()
+        return evaluate(jobs, table, workspace, checkpoint or (lambda: None))
+
+
+def abandoned() -> float:
+    value = REGISTRY.get_sample_value("lossd_dropped_requests_total", {"reason": "abandoned"})
+    assert value is not None
+    return value
+
+
+def test_a_job_past_its_deadline_gives_the_engine_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        before, long = abandoned(), job()
+        endless = Endless(monkeypatch, long)
+        late = engine.submit(long, timeout_s=60)
+        assert endless.entered.wait(10)
+        late.deadline_s = time.monotonic()
+        next_one = engine.submit(job(), timeout_s=10)
+        error = late.answer.exception(10)
+        assert isinstance(error, DeadlineExceededError)
+        assert "computed" in str(error)
+        assert next_one.answer.exception(10) is None
+        assert abandoned() - before == 1
+        assert engine.is_ready()
+
+
+def test_a_job_whose_caller_has_gone_gives_the_engine_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running() as engine:
+        long = job()
+        endless = Endless(monkeypatch, long)
+        left = engine.submit(long, timeout_s=60)
+        assert endless.entered.wait(10)
+        left.abandon()
+        assert engine.submit(job(), timeout_s=10).answer.exception(10) is None
+
+
+def test_a_batch_goes_on_for_those_who_still_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        engine.submit(job(), timeout_s=10)
+        assert gate.entered.wait(10)
+        long = job()
+        endless = Endless(monkeypatch, long)
+        left, patient = (engine.submit(one, timeout_s=60) for one in (long, job()))
+        gate.opened.set()
+        assert endless.entered.wait(10)
+        left.abandon()
+        time.sleep(0.05)  # many checkpoints
+        assert not patient.answer.done()
+        endless.go_on.set()
+        assert patient.answer.result(10).batch_requests == 2
+
+
+@pytest.mark.parametrize(
+    "losses", [["dice"], ["lovasz_softmax"], ["dice", "hausdorff_dt"]], ids=str
+)
+def test_every_computation_has_checkpoints(losses: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    inputs: dict[str, Array] = {
+        "logits": rng.normal(size=(2, 3, 8, 8)).astype(np.float32),
+        "target": rng.integers(0, 3, (2, 8, 8), dtype=np.uint8),
+    }
+    assert checkpoints(make_job(losses, inputs, gradient="total")) >= 2
+
+
+def test_tables_have_checkpoints() -> None:
+    boxes = np.array([[0, 0, 2, 2]], np.float32)
+    inputs: dict[str, Array] = {"prediction": boxes, "target": boxes + 1}
+    assert checkpoints(make_job("giou", inputs, gradient="total")) >= 2
+
+
+def checkpoints(one: AnyJob) -> int:
+    """How many there are; the job is stopped at the last one."""
+
+    class StoppedError(Exception):
+        pass
+
+    def run(limit: int) -> int:
+        count = 0
+
+        def checkpoint() -> None:
+            nonlocal count
+            count += 1
+            if count == limit:
+                raise StoppedError
+
+        workspace = Workspace(torch.device("cpu"), 1 << 20)
+        (outcome,) = evaluate([one], compiled.eager_kernels(), workspace, checkpoint)
+        assert not isinstance(outcome, LossdError)
+        return count
+
+    total = run(0)
+    with pytest.raises(StoppedError):
+        run(total)
+    return total
+
+
+OUT_OF_MEMORY = {
+    "torch on a GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "torch on the CPU": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+    ),
+    "numpy": MemoryError("Unable to allocate 7.11 PiB"),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_MEMORY)
+def test_a_job_without_memory_is_told_so_and_the_others_are_computed(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    freed: list[bool] = []
+    with running() as engine:
+        gate = Gate(monkeypatch)
+        engine.submit(job(), timeout_s=10)
+        assert gate.entered.wait(10)
+        jobs = [job(float(number)) for number in range(3)]
+        tickets = [engine.submit(one, timeout_s=10) for one in jobs]
+        held: list[weakref.ref[Any]] = []
+
+        def fail_with_the_large(batch: Sequence[AnyJob]) -> None:
+            freed.extend(one() is None for one in held)
+            if any(one is jobs[1] for one in batch):
+                tensor = torch.zeros(1000)
+                held.append(weakref.ref(tensor))
+                raise OUT_OF_MEMORY[name]
+
+        gate.then = fail_with_the_large
+        gate.opened.set()
+        error = tickets[1].answer.exception(10)
+        assert isinstance(error, TooLargeError)
+        assert "memory" in str(error)
+        assert [tickets[0].answer.exception(10), tickets[2].answer.exception(10)] == [None, None]
+        wait_until(lambda: len(freed) >= 3)  # the halves and the known job
+        assert all(freed)  # what the failed batch held was given back before the next one began
+        assert engine.is_ready()
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+def key(name: str) -> Caller:
+    return Caller(name=name)
+
+
+@pytest.mark.parametrize("chunk_logits", [1 << 13, 1 << 20], ids=["chunks", "one chunk"])
+def test_another_key_overtakes_a_long_job_and_both_get_their_own_bits(
+    monkeypatch: pytest.MonkeyPatch, chunk_logits: int
+) -> None:
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 3, (6, 64, 64), dtype=np.uint8)
+    logits = rng.normal(size=(6, 3, 64, 64)).astype(np.float32)
+    long, short = (
+        make_job(
+            ["dice", "cross_entropy"],
+            {"logits": logits[part], "target": target[part]},
+            gradient="total",
+        )
+        for part in (slice(0, 5), slice(5, 6))
+    )
+    table = compiled.eager_kernels()
+    alone = [
+        evaluate([one], table, Workspace(torch.device("cpu"), chunk_logits))[0]
+        for one in (long, short)
+    ]
+    order: list[str] = []
+    with running(chunk_logits=chunk_logits) as engine:
+        submitted: list[Any] = []
+
+        def slowly(jobs: Sequence[AnyJob], *rest: Any) -> Any:
+            if jobs[0] is long:
+                table, workspace, checkpoint = rest
+
+                calls: list[None] = []
+
+                def between() -> None:
+                    calls.append(None)
+                    if len(calls) == 3:  # what fits one chunk is packed now and used again
+                        submitted.append(engine.submit(short, timeout_s=10, caller=key("b")))
+                        time.sleep(0.1)  # long enough for what nobody has priced yet
+                    checkpoint()
+
+                outcome = evaluate(jobs, table, workspace, between)
+                order.append("long")
+                return outcome
+            if jobs[0] is short:
+                order.append("short")
+            return evaluate(jobs, *rest)
+
+        monkeypatch.setattr("lossd.engine.evaluate", slowly)
+        first = engine.submit(long, timeout_s=10, caller=key("a"))
+        done = [first.answer.result(10), submitted[0].answer.result(10)]
+    assert order == ["short", "long"]
+    for one, expected in zip(done, alone, strict=True):
+        assert not isinstance(expected, LossdError)
+        assert one.batch_requests == 1
+        for name, tensor in expected.tensors.items():
+            assert one.outcome.tensors[name].tobytes() == tensor.tobytes(), name
+
+
+def test_an_engine_with_keys_keeps_room_for_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with running(keys_file=tmp_path / "keys.json", max_queue_samples=4) as engine:
+        gate = Gate(monkeypatch)
+        engine.submit(job(), timeout_s=10, caller=key("a"))
+        assert gate.entered.wait(10)
+        for _ in range(2):
+            engine.submit(job(), timeout_s=10, caller=key("a"))
+        with pytest.raises(QueueFullError, match="of this key") as refused:
+            engine.submit(job(), timeout_s=10, caller=key("a"))
+        assert refused.value.retry_after_s is not None
+        with pytest.raises(QueueFullError):
+            engine.check_room(key("a"), nbytes=0)
+        assert engine.predicted_wait_s("a") > 0
+        engine.check_room(key("b"), nbytes=0)
+        engine.submit(job(), timeout_s=10, caller=key("b"))
+        gate.opened.set()

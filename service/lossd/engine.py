@@ -12,17 +12,21 @@ state fails every job from then on, each of them alone.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import structlog
 import torch
 
 from lossd import metrics
-from lossd.batching import Batch, Batcher, Depth, Limits, Reason, Ticket
+from lossd.batching import Batch, Batcher, Depth, Limits, Reason
+from lossd.callers import ANONYMOUS, Allowance, Caller
 from lossd.core import compiled
 from lossd.core.canary import canary_job, check_canary
 from lossd.core.evaluation import evaluate
@@ -30,7 +34,14 @@ from lossd.core.job import AnyJob, Outcome
 from lossd.core.passes import Workspace
 from lossd.settings import Settings
 from lossd.tracing import NO_ORIGIN, NOT_TRACED, BatchTrace, Origin, Tracing
-from lossd_client.errors import InternalError, LossdError, NotReadyError
+from lossd.waiting import DROPPED, Ticket
+from lossd_client.errors import (
+    DeadlineExceededError,
+    InternalError,
+    LossdError,
+    NotReadyError,
+    TooLargeError,
+)
 
 State = Literal["starting", "compiling", "ready", "draining", "stopped", "failed"]
 
@@ -70,6 +81,31 @@ class Completed:
 EngineTicket = Ticket[AnyJob, Completed]
 
 
+class AbandonedError(Exception):
+    """Nobody waits any more for what is being computed."""
+
+
+@dataclass
+class _Run:
+    """How a batch is computed; it runs again, in halves, if it fails."""
+
+    trace: BatchTrace
+    workspace: Workspace
+    checkpoint: Callable[[Sequence[EngineTicket]], None] = lambda _: None
+    """Called with the tickets that are computed, whenever that can be interrupted."""
+    started_s: float = 0.0
+    away_s: float = 0.0
+    """Spent on batches that overtook it, since then."""
+
+    def begin(self) -> None:
+        """It begins now."""
+        self.started_s, self.away_s = time.monotonic(), 0.0
+
+    def spent_s(self) -> float:
+        """Seconds that it has been computed."""
+        return time.monotonic() - self.started_s - self.away_s
+
+
 class Engine:
     """Accepts jobs from any thread and computes them on its own."""
 
@@ -88,6 +124,8 @@ class Engine:
                 queue_samples=settings.max_queue_samples,
                 queue_bytes=settings.max_queue_mib << 20,
                 max_delay_s=settings.max_delay_ms / 1e3,
+                fair_batch_s=settings.fair_batch_ms / 1e3,
+                newcomer_weight=0.0 if settings.keys_file is None else Allowance().weight,
             )
         )
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -104,6 +142,8 @@ class Engine:
         """Jobs that failed alone."""
         self._table: compiled.KernelTable = {}
         self._workspace = Workspace(self.device, settings.chunk_logits)
+        self._second_workspace = Workspace(self.device, settings.chunk_logits)
+        """Of batches that overtake another; empty until there is one."""
 
     @property
     def device_name(self) -> str:
@@ -119,24 +159,45 @@ class Engine:
         """Starts the thread; jobs are refused until it is ready."""
         self._thread.start()
 
-    def submit(self, job: AnyJob, *, timeout_s: float, origin: Origin = NO_ORIGIN) -> EngineTicket:
+    def submit(
+        self,
+        job: AnyJob,
+        *,
+        timeout_s: float,
+        origin: Origin = NO_ORIGIN,
+        caller: Caller = ANONYMOUS,
+    ) -> EngineTicket:
         """Accepts a job.
 
         Raises:
             NotReadyError: the engine is starting or has failed.
             DrainingError: it is shutting down.
-            QueueFullError: it has as much work as it accepts.
+            QueueFullError: it has as much work as it accepts, all in all or of this caller.
         """
         if self.state in ("starting", "compiling", "failed"):
             raise NotReadyError(self.describe(), retry_after_s=5.0)
         return self._batcher.submit(
             job,
             group=job.group,
+            workload=job.workload,
             samples=job.samples,
             nbytes=job.nbytes,
             timeout_s=timeout_s,
+            caller=caller,
             origin=origin,
         )
+
+    def check_room(self, caller: Caller, *, nbytes: int) -> None:
+        """Refuses a request of which only the length is known, if it could not be accepted now.
+
+        Raises:
+            QueueFullError: it could not.
+        """
+        self._batcher.check_room(caller, nbytes=nbytes)
+
+    def predicted_wait_s(self, name: str) -> float:
+        """Seconds until a new request of a key would be computed."""
+        return self._batcher.predicted_wait_s(name)
 
     def is_ready(self) -> bool:
         """Whether a job would be computed now."""
@@ -260,7 +321,9 @@ class Engine:
         facts = _count(batch)
         failures = self._failures
         with self.tracing.batch([ticket.origin.trace for ticket in tickets], facts) as trace:
-            self._compute_tickets(tickets, trace)
+            run = _Run(trace, self._workspace)
+            run.checkpoint = partial(self._let_overtake, run)
+            self._compute_tickets(tickets, run)
         self._computing = ()
         self._busy_since_s = None
         self._last_run_s = time.monotonic()
@@ -269,17 +332,49 @@ class Engine:
         if self._failures > failures:
             self._run_canary()
 
-    def _compute_tickets(self, tickets: Sequence[EngineTicket], trace: BatchTrace) -> None:
-        started_s = time.monotonic()
-        try:
-            outcomes = evaluate([ticket.job for ticket in tickets], self._table, self._workspace)
-        except Exception as error:  # noqa: BLE001 - each waiter gets it below
-            metrics.COMPUTE_SECONDS.observe(time.monotonic() - started_s)
-            trace.add_failure(error)
-            self._isolate(tickets, error, trace)
+    def _let_overtake(self, run: _Run, tickets: Sequence[EngineTicket]) -> None:
+        """Computes what should not wait for the rest of a batch, in the middle of it."""
+        batch = self._batcher.overtaking(tickets, run.spent_s())
+        if batch is None or not batch.tickets:
             return
-        ended_s = time.monotonic()
-        metrics.COMPUTE_SECONDS.observe(ended_s - started_s)
+        started_s, outer = time.monotonic(), self._computing
+        self._computing = (*outer, *batch.tickets)
+        facts = _count(batch)
+        traces = [ticket.origin.trace for ticket in batch.tickets]
+        # The checkpoint may be where nothing is differentiated.
+        with self.tracing.batch(traces, facts) as trace, torch.enable_grad():
+            self._compute_tickets(batch.tickets, _Run(trace, self._second_workspace))
+        self._computing = outer
+        seconds = time.monotonic() - started_s
+        run.away_s += seconds
+        ms = round(seconds * 1e3, 2)
+        log.debug("batch", ms=ms, overtakes=len(tickets), **facts, **_origins(batch.tickets))
+
+    def _compute_tickets(self, tickets: Sequence[EngineTicket], run: _Run) -> None:
+        run.begin()
+
+        def checkpoint() -> None:
+            _go_on_while_wanted(tickets)
+            run.checkpoint(tickets)
+
+        try:
+            outcomes = evaluate(
+                [ticket.job for ticket in tickets], self._table, run.workspace, checkpoint
+            )
+        except AbandonedError:
+            self._charge_failure(tickets, run)
+            _answer_abandoned(tickets)
+            return
+        except Exception as error:  # noqa: BLE001 - each waiter gets it below
+            self._charge_failure(tickets, run)
+            run.trace.add_failure(error)
+            if is_out_of_memory(error):
+                self._free_memory(error)
+            self._isolate(tickets, error, run)
+            return
+        seconds, started_s, ended_s = run.spent_s(), run.started_s, time.monotonic()
+        metrics.COMPUTE_SECONDS.observe(seconds)
+        self._batcher.complete(tickets, seconds)
         samples = sum(ticket.samples for ticket in tickets)
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             if isinstance(outcome, LossdError):
@@ -296,23 +391,79 @@ class Engine:
                 )
             )
 
-    def _isolate(
-        self, tickets: Sequence[EngineTicket], error: Exception, trace: BatchTrace
-    ) -> None:
+    def _charge_failure(self, tickets: Sequence[EngineTicket], run: _Run) -> None:
+        """Counts the time of a computation without answers.
+
+        Of several requests nobody knows yet whose fault it is; each is charged when it runs again.
+        """
+        seconds = run.spent_s()
+        metrics.COMPUTE_SECONDS.observe(seconds)
+        if len(tickets) == 1:
+            self._batcher.charge(tickets, seconds)
+
+    def _isolate(self, tickets: Sequence[EngineTicket], error: Exception, run: _Run) -> None:
         """Runs a failed batch again in halves, so that only the job at fault fails."""
         if len(tickets) == 1:
-            log.error("job_failed", error=repr(error), exc_info=error, **_origin(tickets[0]))
             self._failures += 1
-            metrics.JOB_FAILURES.inc()
-            tickets[0].answer.set_exception(
-                InternalError(f"the job failed alone: {type(error).__name__}: {error}")
-            )
+            tickets[0].answer.set_exception(_explain(error, tickets[0]))
             return
         log.warning("batch_failed", error=repr(error), **_origins(tickets))
         metrics.BATCH_RERUNS.inc()
         half = len(tickets) // 2
-        self._compute_tickets(tickets[:half], trace)
-        self._compute_tickets(tickets[half:], trace)
+        self._compute_tickets(tickets[:half], run)
+        self._compute_tickets(tickets[half:], run)
+
+    def _free_memory(self, error: Exception) -> None:
+        """Gives back what the computation that ran out of memory still holds."""
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__context__
+        self._workspace.release()
+        self._second_workspace.release()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory of the device or of the machine did not suffice."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # Of the CPU torch tells only in words.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _explain(error: Exception, ticket: EngineTicket) -> LossdError:
+    """What the caller of a job hears that failed alone; the log has the rest."""
+    if is_out_of_memory(error):
+        log.warning("job_out_of_memory", error=repr(error), **_origin(ticket))
+        return TooLargeError(
+            "the job needs more memory than the device has free; send fewer or smaller samples, "
+            "or ask for fewer gradients and maps at a time"
+        )
+    log.error("job_failed", error=repr(error), exc_info=error, **_origin(ticket))
+    metrics.JOB_FAILURES.inc()
+    return InternalError(f"the job failed alone: {type(error).__name__}: {error}")
+
+
+def _go_on_while_wanted(tickets: Sequence[EngineTicket]) -> None:
+    """The checkpoint of a batch.
+
+    Raises:
+        AbandonedError: nobody waits for any of its tickets.
+    """
+    now_s = time.monotonic()
+    if not any(ticket.is_wanted(now_s) for ticket in tickets):
+        raise AbandonedError
+
+
+def _answer_abandoned(tickets: Sequence[EngineTicket]) -> None:
+    log.info("batch_abandoned", **_origins(tickets))
+    for ticket in tickets:
+        DROPPED["abandoned"].inc()
+        msg = "the deadline passed while the request was computed"
+        ticket.answer.set_exception(DeadlineExceededError(msg))
 
 
 def _count(batch: Batch[AnyJob, Completed]) -> dict[str, str | int]:

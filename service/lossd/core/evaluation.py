@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lossd.core import vocabulary as v
 from lossd.core.answer import Answer
+from lossd.core.checkpoint import Checkpoint, go_on
 from lossd.core.cohort import Cohort, Member
 from lossd.core.compiled import KernelTable
 from lossd.core.finite import non_finite_error
@@ -33,7 +34,10 @@ _NO_FOCUS = 2.0  # exponent of samples whose losses read no focal sum
 
 
 def evaluate(
-    jobs: Sequence[AnyJob], table: KernelTable, workspace: Workspace
+    jobs: Sequence[AnyJob],
+    table: KernelTable,
+    workspace: Workspace,
+    checkpoint: Checkpoint = go_on,
 ) -> list[Outcome | LossdError]:
     """Outcome of each job, in order.
 
@@ -44,29 +48,30 @@ def evaluate(
         jobs: at least one, all of one `Job.group`.
         table: the kernels of this process.
         workspace: memory of the calling thread.
+        checkpoint: what it raises ends the computation.
     """
     pixel_jobs = [job for job in jobs if isinstance(job, Job)]
     if not pixel_jobs:
-        return [_evaluate_rows(job) for job in jobs if isinstance(job, RowJob)]
-    return _evaluate_pixels(pixel_jobs, table, workspace)
+        return [_evaluate_rows(job, checkpoint) for job in jobs if isinstance(job, RowJob)]
+    return _evaluate_pixels(pixel_jobs, table, workspace, checkpoint)
 
 
-def _evaluate_rows(job: RowJob) -> Outcome | LossdError:
+def _evaluate_rows(job: RowJob, checkpoint: Checkpoint) -> Outcome | LossdError:
     try:
-        return evaluate_rows(job)
+        return evaluate_rows(job, checkpoint)
     except LossdError as error:  # a loss found the inputs too large for it
         return error
 
 
 def _evaluate_pixels(
-    jobs: Sequence[Job], table: KernelTable, workspace: Workspace
+    jobs: Sequence[Job], table: KernelTable, workspace: Workspace, checkpoint: Checkpoint
 ) -> list[Outcome | LossdError]:
     samples: list[Sample] = []
     members: list[Member] = []
     for job in jobs:
         members.append(Member(job, first=len(samples)))
         samples.extend(_samples(job))
-    passes = Passes(samples, jobs[0].family, jobs[0].dtype, table, workspace)
+    passes = Passes(samples, jobs[0].family, jobs[0].dtype, table, workspace, checkpoint=checkpoint)
     gammas = _gammas(members)
     sums = [passes.sums(gamma) for gamma in gammas]
     offsets = passes.group_offsets()
@@ -88,7 +93,7 @@ def _evaluate_pixels(
     for member in good:
         answer = answers[member.first]
         if isinstance(answer, Answer):
-            compute_sample_losses(answer, workspace)
+            compute_sample_losses(answer, workspace, checkpoint)
     return [
         answer.outcome() if isinstance(answer, Answer) else answer
         for answer in (answers[member.first] for member in members)
@@ -128,7 +133,8 @@ def _samples(job: Job) -> Iterator[Sample]:
 
 def _sample(job: Job, part: Part, number: int) -> Sample:
     weight = None if part.weight_map is None else part.weight_map[number][None, None]
-    logits, target = part.logits[number], part.target[number]
+    logits = part.logits if part.device_logits is None else part.device_logits
+    logits, target = logits[number], part.target[number]
     if job.by_channel:
         return Sample(logits.unsqueeze(1), target.unsqueeze(1), weight)
     if target.ndim > 1:

@@ -83,6 +83,10 @@ class Part:
     """The target without the mask, -1 only where a pixel has no class; None where there is no
     mask or no loss looks behind it."""
 
+    device_logits: Tensor | None = None
+    """The same logits on the device that computes, where they lie there already. Only the passes
+    read them, and the part is not charged for them."""
+
     @property
     def nbytes(self) -> int:
         """Bytes of the part's tensors."""
@@ -180,6 +184,17 @@ class Job:
         width = 1 if self.by_channel else self.channels
         return self.family, self.dtype, width
 
+    @property
+    def workload(self) -> tuple[Any, ...]:
+        """Jobs of equal workload take about as long for a byte.
+
+        Which losses hardly matters, except for those of whole samples, but how often the logits are
+        gone through does.
+        """
+        rounds = len(self.tile_calls) if self.gradient == "each" or self.maps else 0
+        whole = tuple(sorted(call.loss.name for call in self.sample_calls))
+        return self.group, self.gradient, self.maps, rounds, len(self.exponents), whole
+
 
 @dataclass(frozen=True)
 class RowJob:
@@ -224,6 +239,11 @@ class RowJob:
     def group(self) -> tuple[Any, ...]:
         """Row jobs share nothing but their place in the queue."""
         return ("rows",)
+
+    @property
+    def workload(self) -> tuple[Any, ...]:
+        """Jobs of equal workload take about as long for a byte."""
+        return self.group, self.gradient, *sorted(call.loss.name for call in self.calls)
 
 
 AnyJob = Job | RowJob

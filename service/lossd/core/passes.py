@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lossd.core import tiles as tl
+from lossd.core.checkpoint import Checkpoint, go_on
 from lossd.core.compiled import (
     DISTRIBUTION_FAMILIES,
     SIGMOID_FAMILIES,
@@ -66,6 +67,11 @@ class Workspace:
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
         self._ones: dict[torch.dtype, Tensor] = {}
 
+    def release(self) -> None:
+        """Lets go of the memory, which the next batch makes anew."""
+        self._memory.clear()
+        self._ones.clear()
+
     def capacity(self, depth: int) -> int:
         """Tiles of that depth in a chunk."""
         return max(_MIN_TILES, self.chunk_logits // (depth * TILE_PIXELS))
@@ -104,12 +110,15 @@ class Passes:
         dtype: torch.dtype,
         table: KernelTable,
         workspace: Workspace,
+        *,
+        checkpoint: Checkpoint = go_on,
     ) -> None:
         self.samples = samples
         self._family = family
         self._dtype = dtype
         self._kernels: Kernels = table[family, dtype]
         self._workspace = workspace
+        self._checkpoint = checkpoint
         self._depth = samples[0].logits.shape[1]
         self._resident: tuple[tuple[int, ...], Packed] | None = None
 
@@ -203,6 +212,7 @@ class Passes:
     # -- packing ---------------------------------------------------------------------------------
 
     def _packed(self, chosen: Sequence[int]) -> Iterator[Packed]:
+        self._checkpoint()
         key = tuple(chosen)
         if self._resident is not None and self._resident[0] == key:
             yield self._resident[1]
@@ -211,6 +221,7 @@ class Passes:
         extents = [self.samples[number].extent for number in chosen]
         plan = list(tl.chunks(extents, self._workspace.capacity(self._depth)))
         for chunk in plan:
+            self._checkpoint()
             pieces = tuple(replace(piece, sample=chosen[piece.sample]) for piece in chunk.pieces)
             packed = self._pack(replace(chunk, pieces=pieces))
             if len(plan) == 1:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lossd.core.answer import scale_down, to_numpy
+from lossd.core.checkpoint import Checkpoint
 from lossd.core.job import HALF_TOP_EXPONENT, TORCH_DTYPES, LossCall, Outcome, RowJob
 from lossd.losses.declare import RowLoss
 from lossd.losses.registry import Loss
@@ -39,10 +40,10 @@ class _Leaves:
         return dict(zip(self.differentiable, found, strict=True))
 
 
-def evaluate_rows(job: RowJob) -> Outcome:
-    """Outcome of a job."""
+def evaluate_rows(job: RowJob, checkpoint: Checkpoint) -> Outcome:
+    """Outcome of a job; the checkpoint is called before every loss and gradient of every part."""
     parts = [_leaves(job, part) for part in job.parts]
-    rows = {call.label: [_value(call, part) for part in parts] for call in job.calls}
+    rows = {call.label: [_value(call, part, checkpoint) for part in parts] for call in job.calls}
     values = {label: torch.cat(found) for label, found in rows.items()}
     total = sum(
         (call.weight * values[call.label] for call in job.calls),
@@ -53,6 +54,7 @@ def evaluate_rows(job: RowJob) -> Outcome:
     }
     tensors["total"] = total.detach().numpy()
     for index, part in enumerate(parts):
+        checkpoint()
         for name, gradient in _gradients(
             job, part, [rows[call.label][index] for call in job.calls]
         ):
@@ -69,7 +71,8 @@ def _leaves(job: RowJob, part: Mapping[str, Tensor]) -> _Leaves:
     return _Leaves(tensors, wanted)
 
 
-def _value(call: LossCall[Loss], part: _Leaves) -> Tensor:
+def _value(call: LossCall[Loss], part: _Leaves, checkpoint: Checkpoint) -> Tensor:
+    checkpoint()
     if not isinstance(call.loss, RowLoss):
         msg = f"{call.loss.name} is no loss of rows"
         raise TypeError(msg)

@@ -14,18 +14,20 @@ import torch
 from torch import Tensor
 
 from lossd.core.answer import Answer
+from lossd.core.checkpoint import Checkpoint
 from lossd.core.job import Job, LossCall, Part
 from lossd.core.passes import Workspace
 from lossd.losses.declare import SampleLoss, SampleValues
 from lossd.losses.mask_sample import MaskSample
 
 
-def compute_sample_losses(answer: Answer, workspace: Workspace) -> None:
+def compute_sample_losses(answer: Answer, workspace: Workspace, checkpoint: Checkpoint) -> None:
     """Fills in what an answer says of its job's sample losses.
 
     Args:
         answer: of a job whose logits are finite where they count.
         workspace: device and remembered distance maps.
+        checkpoint: called before every loss of every sample.
     """
     job = answer.job
     if not job.sample_calls:
@@ -40,7 +42,7 @@ def compute_sample_losses(answer: Answer, workspace: Workspace) -> None:
         for call in job.sample_calls:
             if "maps" in call.loss.returns:
                 answer.map_writer(call.label)  # also where no sample has a pixel that counts
-    found = [_evaluate(row, answer, workspace) for row in rows]
+    found = [_evaluate(row, answer, workspace, checkpoint) for row in rows]
     for index, call in enumerate(job.sample_calls):
         values = [sample[index] for sample in found]
         per_class = [one.per_class for one in values if one.per_class is not None]
@@ -116,7 +118,9 @@ def _channels(target: Tensor, channels: int) -> Tensor:
     return target.double().clamp_min(0.0)
 
 
-def _evaluate(row: _Row, answer: Answer, workspace: Workspace) -> list[SampleValues]:
+def _evaluate(
+    row: _Row, answer: Answer, workspace: Workspace, checkpoint: Checkpoint
+) -> list[SampleValues]:
     job = row.job
     if not row.counts:
         found = [_nothing(call, row) for call in job.sample_calls]
@@ -126,6 +130,7 @@ def _evaluate(row: _Row, answer: Answer, workspace: Workspace) -> list[SampleVal
     known: dict[tuple[str, str], tuple[SampleValues, Tensor]] = {}
     for call in job.sample_calls:
         if call.key not in known:
+            checkpoint()
             known[call.key] = _evaluate_call(call, whole, differentiate=job.gradient != "none")
     _write_gradients(row, answer, [known[call.key][1] for call in job.sample_calls])
     if job.maps:

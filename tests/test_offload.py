@@ -1,0 +1,45 @@
+"""Whose work is done in threads, and in how many."""
+
+import asyncio
+import threading
+
+from lossd import offload
+from lossd.callers import Caller
+
+LARGE = 1 << 20
+
+
+async def fill(caller: Caller, opened: threading.Event) -> "tuple[list[asyncio.Task[bool]], int]":
+    """Many pieces of work of a caller that all wait for something, and how many have begun."""
+    begun: list[None] = []
+
+    def work() -> bool:
+        begun.append(None)
+        return opened.wait(10)
+
+    tasks = [asyncio.ensure_future(offload.offload(caller, LARGE, work)) for _ in range(100)]
+    before = -1
+    while len(begun) != before:
+        before = len(begun)
+        await asyncio.sleep(0.1)
+    return tasks, len(begun)
+
+
+def test_a_caller_who_has_all_its_threads_at_work_holds_nobody_up() -> None:
+    async def run() -> tuple[int, str, list[bool]]:
+        opened = threading.Event()
+        tasks, begun = await fill(Caller(name="a"), opened)
+        other = await asyncio.wait_for(offload.offload(Caller(name="b"), LARGE, lambda: "b"), 5)
+        opened.set()
+        return begun, other, await asyncio.gather(*tasks)
+
+    begun, other, done = asyncio.run(run())
+    assert begun == offload._THREADS_OF_A_CALLER  # noqa: SLF001 - what is claimed
+    assert other == "b"
+    assert done == [True] * 100
+
+
+def test_what_is_small_needs_no_thread() -> None:
+    here = threading.get_ident()
+    where = asyncio.run(offload.offload(Caller(name="a"), 10, threading.get_ident))
+    assert where == here
