@@ -14,14 +14,15 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from fuzz.walk import ANSWER, Body
+from fuzz.walk import ANSWER, KEEP, KEPT, Body
 from lossd.losses import LOSSES
 from lossd.losses.kinds import ACTIVATION_INPUTS, KINDS, Input
 from lossd_client.wire import JSON, MULTIPART, SAFETENSORS, Array, encode_safetensors, encode_tensor
 
-KINDS_OF_BODY = (JSON, SAFETENSORS, MULTIPART, ANSWER)
+KINDS_OF_BODY = (JSON, SAFETENSORS, MULTIPART, ANSWER, KEEP)
 Rng = np.random.Generator
 Inputs = dict[str, Array]
+FormPart = tuple[bytes, bytes | None, bytes]
 
 _BOUNDARY = b"edge"
 _DEEP = 1000
@@ -49,15 +50,16 @@ def body(seed: int, number: int) -> Body:
     """The body of a number; the same one every time."""
     rng = np.random.default_rng([seed, number])
     kind = KINDS_OF_BODY[number % len(KINDS_OF_BODY)]
+    encoding = str(_one(rng, (JSON, SAFETENSORS, MULTIPART))) if kind == KEEP else kind
     if rng.random() < 0.02:  # noqa: PLR2004 - a few are noise alone
-        return Body(kind, _content_type(kind), rng.bytes(int(rng.integers(200))))
+        return Body(kind, _content_type(encoding), rng.bytes(int(rng.integers(200))))
     document, inputs = _request(rng)
     if rng.random() < 0.3:  # noqa: PLR2004 - the rest keeps its meaning
         _bend(rng, document, inputs)
-    data = _WRITERS[kind](rng, document, inputs)
+    data = _keep(rng, encoding, inputs) if kind == KEEP else _WRITERS[kind](rng, document, inputs)
     if rng.random() < 0.5:  # noqa: PLR2004 - half arrives as it was written
         data = damaged(rng, data)
-    return Body(kind, _content_type(kind), data)
+    return Body(kind, _content_type(encoding), data)
 
 
 def damaged(rng: Rng, data: bytes) -> bytes:
@@ -144,7 +146,27 @@ def _worn(rng: Rng, data: bytes) -> bytes:
 
 def _json(rng: Rng, document: dict[str, Any], inputs: Inputs) -> bytes:
     tensors = {name: _json_tensor(rng, name, array) for name, array in inputs.items()}
+    if rng.random() < 0.2:  # noqa: PLR2004
+        tensors.update(_refs(rng))
     return json.dumps({**document, "inputs": tensors}, default=str).encode()
+
+
+def _refs(rng: Rng) -> dict[str, Any]:
+    """Tensors that are kept, or should be, in place of some that are sent."""
+    names = _one(rng, (("logits",), ("target",), ("logits", "target"), ("mask",)))
+    return {name: {"ref": _one(rng, (*KEPT, *KEPT, "gone", *_ODD))} for name in names}
+
+
+def _keep(rng: Rng, encoding: str, inputs: Inputs) -> bytes:
+    if encoding == JSON:
+        tensors = {name: _json_tensor(rng, name, array) for name, array in inputs.items()}
+        if rng.random() < 0.2:  # noqa: PLR2004
+            tensors = {**tensors, **_refs(rng)}
+        one = next(iter(tensors.values()))
+        return json.dumps(_one(rng, ({"tensors": tensors}, one)), default=str).encode()
+    if encoding == SAFETENSORS:
+        return _joined(rng, inputs, {})
+    return _form(rng, inputs, [(b"sample_axis", None, b"true")])
 
 
 def _json_tensor(rng: Rng, name: str, array: Array) -> Any:
@@ -174,6 +196,10 @@ def _rle(rng: Rng, mask: Array) -> dict[str, Any]:
 
 
 def _safetensors(rng: Rng, document: dict[str, Any], inputs: Inputs) -> bytes:
+    if rng.random() < 0.2:  # noqa: PLR2004
+        refs = _refs(rng)
+        inputs = {name: array for name, array in inputs.items() if name not in refs}
+        document = {**document, "inputs": refs}
     return _joined(rng, inputs, {"request": json.dumps(document)})
 
 
@@ -201,10 +227,18 @@ def _joined(rng: Rng, inputs: Inputs, metadata: dict[str, str]) -> bytes:
 
 
 def _multipart(rng: Rng, document: dict[str, Any], inputs: Inputs) -> bytes:
-    parts: list[tuple[bytes, bytes | None, bytes]] = [
+    parts: list[FormPart] = [
         (b"request", None, json.dumps(document).encode()),
         (b"sample_axis", None, b"true"),
     ]
+    if rng.random() < 0.2:  # noqa: PLR2004
+        refs = _refs(rng)
+        inputs = {name: array for name, array in inputs.items() if name not in refs}
+        parts += [(name.encode(), None, json.dumps(ref).encode()) for name, ref in refs.items()]
+    return _form(rng, inputs, parts)
+
+
+def _form(rng: Rng, inputs: Inputs, parts: list[FormPart]) -> bytes:
     for name, array in inputs.items():
         ending, data = _file(rng, array)
         parts.append((name.encode(), f"a.{ending}".encode(), _worn(rng, data)))

@@ -5,9 +5,13 @@ import pytest
 import torch
 
 from jobs import Core, case, make_job
+from lossd.callers import ANONYMOUS
 from lossd.core import compiled
+from lossd.core.job import Job
 from lossd.core.passes import Workspace
+from lossd.device_tensors import DeviceTensors
 from lossd.settings import Settings
+from lossd.tensors import Finder, TensorStore
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,6 +34,27 @@ def test_cuda_agrees_with_the_cpu(core: Core, cuda_core: Core, task: str) -> Non
     here, there = core.tensors(job), cuda_core.tensors(job)
     for name, array in here.items():
         np.testing.assert_allclose(there[name], array, rtol=2e-6, atol=1e-5 * np.abs(array).max())
+
+
+def test_logits_that_lie_on_the_device_give_the_same_bits(cuda_core: Core) -> None:
+    one = case("multiclass", batch=2, spatial=(130, 77), dtype=np.float32)
+    store = TensorStore(Settings())
+    find = Finder(store, ANONYMOUS)
+    kept = store.put(ANONYMOUS, {"logits": one.inputs["logits"]})["logits"]
+    logits = find(kept.ref)
+    assert logits is not None
+    find.used[0].uses = 2
+    on_device = DeviceTensors(1 << 30, lambda tensor: tensor.to("cuda"))
+    fields = {"gradient": "total", "maps": True, "statistics": True}
+    losses = [*LOSSES, "lovasz_softmax"]
+    job = make_job(losses, {**one.inputs, "logits": logits}, **fields)
+    placed = on_device.placed(job, find.used)
+    assert isinstance(placed, Job)
+    assert placed.parts[0].device_logits is not None
+    assert placed.parts[0].device_logits.is_cuda
+    here, there = cuda_core.tensors(job), cuda_core.tensors(placed)
+    for name, array in here.items():
+        np.testing.assert_array_equal(there[name], array)
 
 
 def test_company_changes_no_bit_on_cuda(cuda_core: Core) -> None:

@@ -59,6 +59,50 @@ def test_all_ways_in_give_the_same_bits(served: Served, name: str) -> None:
     assert set(result.per_class) == ({name} if "per_class" in LOSSES[name].returns else set())
 
 
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_refs_in_every_encoding_give_the_same_bits_and_stay_as_they_are(
+    served: Served, name: str
+) -> None:
+    caller = served.client
+    inputs, fields, _ = inputs_and_fields(name)
+    document = {"losses": [name], "gradient": "total", "maps": True, **fields}
+    _, want = read_answer(caller.evaluate_bytes(safetensors(document, inputs), SAFETENSORS))
+
+    kept = caller.put(
+        "/v1/tensors",
+        content=safetensors({}, inputs),
+        headers={"Content-Type": SAFETENSORS},
+    ).json()["tensors"]
+    refs = {key: {"ref": one["ref"]} for key, one in kept.items()}
+    first, *others = inputs
+    accept = {"Accept": SAFETENSORS}
+    as_one = {key: json.dumps(value) for key, value in document.items()}
+    answers = (
+        caller.evaluate({**document, "inputs": refs}, headers=accept),
+        caller.evaluate_bytes(
+            safetensors(
+                {**document, "inputs": {first: refs[first]}}, {o: inputs[o] for o in others}
+            ),
+            SAFETENSORS,
+        ),
+        caller.post(
+            "/v1/evaluate",
+            files=[(key, (f"{key}.npy", npy(inputs[key]))) for key in others],
+            data={first: json.dumps(refs[first]), "sample_axis": "true", **as_one},
+            headers=accept,
+        ),
+    )
+    for answer in answers:
+        _, got = read_answer(answer)
+        assert set(got) == set(want)
+        for key, array in want.items():
+            np.testing.assert_array_equal(got[key], array)
+    # torch has no read-only tensors: that nothing writes to a kept one is held here.
+    for key, array in inputs.items():
+        again = caller.get(f"/v1/tensors/{refs[key]['ref']}")
+        np.testing.assert_array_equal(decode_tensor(again.json()), array)
+
+
 def test_a_form_takes_one_file_a_sample_and_one_of_what_belongs_to_all(
     app_client: Caller,
 ) -> None:

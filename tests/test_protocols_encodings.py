@@ -91,6 +91,21 @@ def test_every_form_of_labels_in_json_gives_the_same_numbers(app_client: Caller,
     np.testing.assert_array_equal(values(answer), expected(app_client))
 
 
+@pytest.mark.parametrize("ignore_index", [None, 0, 1, 255, -1])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16"])
+def test_labels_of_every_width_mean_the_same(
+    app_client: Caller, dtype: str, ignore_index: int | None
+) -> None:
+    document: dict[str, Any] = {"losses": LOSSES, "ignore_index": ignore_index}
+    answers = []
+    for target in (LABELS.astype(dtype), LABELS.astype(np.int64)):
+        inputs = {"logits": tensor(LOGITS), "target": tensor(target)}
+        answers.append(values(app_client.evaluate({**document, "inputs": inputs})))
+    np.testing.assert_array_equal(answers[0], answers[1])
+    changed = not np.array_equal(answers[0], expected(app_client))
+    assert changed == (ignore_index in (0, 1))
+
+
 @pytest.mark.parametrize("form", BINARY_FORMS)
 def test_every_form_of_a_binary_mask_in_json_gives_the_same_numbers(
     app_client: Caller, form: str

@@ -25,7 +25,7 @@ from lossd.protocols.files import (
     read_png,
     read_rle,
 )
-from lossd.protocols.json_body import read_json
+from lossd.protocols.json_body import Sources, read_json
 from lossd.protocols.multipart_body import read_multipart, split_parts
 from lossd.protocols.safetensors_body import read_safetensors_body
 from lossd_client.errors import (
@@ -118,7 +118,7 @@ def test_many_small_masks_share_one_budget() -> None:
     half = {"size": [MIB // 2, 1], "counts": [MIB // 2]}
     document = {"losses": ["dice"], "inputs": {"target": {"rle": [half, half, half]}}}
     with pytest.raises(TooLargeError, match="left"):
-        read_json(json.dumps(document).encode(), budget())
+        read_json(json.dumps(document).encode(), Sources(budget()))
     with pytest.raises(TooLargeError, match="left"):
         read_class_rles(
             [{"size": [1000, 100], "counts": [100000]}] * 60, [1] * 60, 0, "m", budget()
@@ -369,19 +369,19 @@ def admit(document: dict[str, Any], inputs: Any) -> None:
 @hostile
 @given(st.one_of(damaged(GOOD_JSON), st.binary(max_size=100)))
 def test_no_json_body_breaks_the_service(body: bytes) -> None:
-    survives(lambda: admit(*read_json(body, budget())))
+    survives(lambda: admit(*read_json(body, Sources(budget()))))
 
 
 @hostile
 @given(st.one_of(damaged(GOOD_FILE), st.binary(max_size=100)))
 def test_no_safetensors_body_breaks_the_service(body: bytes) -> None:
-    survives(lambda: admit(*read_safetensors_body(body, budget())))
+    survives(lambda: admit(*read_safetensors_body(body, Sources(budget()))))
 
 
 @hostile
 @given(st.one_of(damaged(GOOD_FORM), st.binary(max_size=100)))
 def test_no_form_breaks_the_service(body: bytes) -> None:
-    survives(lambda: admit(*read_multipart(body, FORM_TYPE, budget())))
+    survives(lambda: admit(*read_multipart(body, FORM_TYPE, Sources(budget()))))
 
 
 json_values = st.recursive(
@@ -437,7 +437,7 @@ documents = st.fixed_dictionaries(
 @example({"losses": ["dice"], "inputs": {"logits": [[[[]]]], "target": [[[]]]}})
 def test_no_document_breaks_the_service(document: Any) -> None:
     body = json.dumps(document).encode("utf-8", "surrogatepass")
-    survives(lambda: admit(*read_json(body, budget())))
+    survives(lambda: admit(*read_json(body, Sources(budget()))))
 
 
 ARRAYS = [
@@ -474,7 +474,9 @@ def test_no_dtype_breaks_the_service(  # noqa: PLR0917 - drawn
     body = form(("request", json.dumps(document).encode()), *parts, *parts)
     field = b'--edge\r\nContent-Disposition: form-data; name="sample_axis"\r\n\r\ntrue\r\n'
     survives(
-        lambda: admit(*read_multipart((field if sample_axis else b"") + body, FORM_TYPE, budget()))
+        lambda: admit(
+            *read_multipart((field if sample_axis else b"") + body, FORM_TYPE, Sources(budget()))
+        )
     )
 
 

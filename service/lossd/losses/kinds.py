@@ -68,6 +68,12 @@ KINDS: dict[Kind, tuple[Input, ...]] = {
 ACTIVATION_INPUTS = ("logits", "probabilities")
 """Inputs that are floats and, for pixels, have a channel axis."""
 
+PIXEL_INPUTS = (*ACTIVATION_INPUTS, "target", "mask", "weight_map")
+"""Inputs of the pixel kind."""
+
+INPUT_NAMES = frozenset(PIXEL_INPUTS).union(one.name for inputs in KINDS.values() for one in inputs)
+"""Names of the inputs of every kind."""
+
 SHARED_INPUTS = tuple(
     one.name for inputs in KINDS.values() for one in inputs if "B" not in one.axes.split()
 )

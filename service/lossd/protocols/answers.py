@@ -9,6 +9,8 @@ from typing import Any, Literal
 import orjson
 
 from lossd_client.wire import (
+    JSON,
+    OCTET_STREAM,
     SAFETENSORS,
     Array,
     encode_safetensors,
@@ -64,6 +66,13 @@ def write_json(
             else:
                 table[source] = per_part(name)
     return [orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)]
+
+
+def encoding_asked(accept: str, otherwise: Encoding) -> Encoding:
+    """How an answer is written: as the `Accept` header asks, otherwise as said."""
+    if SAFETENSORS in accept or OCTET_STREAM in accept:
+        return "safetensors"
+    return "json" if JSON in accept else otherwise
 
 
 def media_type(encoding: Encoding) -> str:

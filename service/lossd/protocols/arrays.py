@@ -91,9 +91,16 @@ def as_floats(array: Array) -> Array:
 
 
 def to_torch(array: Array) -> torch.Tensor:
-    """Tensor on the array's memory; a copy only where torch could not use that."""
-    flags = array.flags
-    if not (flags.writeable and flags.c_contiguous and flags.aligned):
+    """Tensor on the array's memory, which nobody may write to; a copy where torch could not use it.
+
+    torch knows no read-only tensors. The core writes to none of its inputs.
+    """
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        array = array.copy()
+    array = array.view()
+    try:
+        array.flags.writeable = True
+    except ValueError:  # its memory is that of an object that never changes
         array = array.copy()
     if array.dtype == NUMPY_DTYPES["bfloat16"]:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

@@ -6,17 +6,20 @@ from typing import Any
 
 import orjson
 
+from lossd.protocols.files import Budget
 from lossd_client.errors import MalformedBodyError
 
 Text = str | bytes | bytearray | memoryview
 
 
-def parse(text: Text, what: str) -> Any:
+def parse(text: Text, what: str, budget: Budget) -> Any:
     """Value of a JSON text.
 
     Raises:
         MalformedBodyError: it is not JSON; the message says which text (`what`) and where.
+        TooLargeError: its lists and objects could take more memory than the budget has for them.
     """
+    budget.take_json(text, what)
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -24,13 +27,14 @@ def parse(text: Text, what: str) -> Any:
         raise MalformedBodyError(msg) from error
 
 
-def parse_object(text: Text, what: str) -> dict[str, Any]:
+def parse_object(text: Text, what: str, budget: Budget) -> dict[str, Any]:
     """Object of a JSON text.
 
     Raises:
         MalformedBodyError: it is not JSON, or not an object.
+        TooLargeError: its lists and objects could take more memory than the budget has for them.
     """
-    document = parse(text, what)
+    document = parse(text, what, budget)
     if not isinstance(document, dict):
         msg = f"{what} is not a JSON object"
         raise MalformedBodyError(msg)

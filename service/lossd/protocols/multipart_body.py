@@ -11,10 +11,12 @@ import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from lossd.losses.kinds import ACTIVATION_INPUTS, SHARED_INPUTS
+from lossd.losses.kinds import ACTIVATION_INPUTS, INPUT_NAMES, SHARED_INPUTS
+from lossd.protocols.arrays import SHOWN_CHARACTERS, refuse
 from lossd.protocols.documents import parse, parse_object
-from lossd.protocols.files import Budget, read_class_rles, read_rle, reader_of
-from lossd.protocols.json_body import Inputs
+from lossd.protocols.files import Budget, Buffer, read_class_rles, read_rle, reader_of
+from lossd.protocols.json_body import Inputs, Sources, read_input, read_inputs
+from lossd.protocols.safetensors_body import joined
 from lossd_client.errors import InvalidInputError, MalformedBodyError
 from lossd_client.wire import Array
 
@@ -43,28 +45,87 @@ class Part:
 
 
 def read_multipart(
-    body: bytes | bytearray, content_type: str, budget: Budget
+    body: Buffer, content_type: str, sources: Sources
 ) -> tuple[dict[str, Any], Inputs]:
     """Request document and inputs of a form.
 
     Every file is one sample, unless the field `sample_axis` is true; several files of one name
-    are several samples in order, of one size or of many.
+    are several samples in order, of one size or of many. A field that is named like an input holds
+    a tensor in one of JSON's forms, with its sample axis.
 
     Raises:
         MalformedBodyError: not a form, or a file that cannot be read.
-        InvalidInputError: inputs have different numbers of files.
+        InvalidInputError: inputs have different numbers of files, or one is given twice.
+        TooLargeError: JSON or files take more than the budget.
+        UnknownRefError: a ref names no tensor of the caller's.
+    """
+    parts = split_parts(body, content_type)
+    document, sample_axis = _document(parts, sources.budget)
+    objects = _read_files(parts, sources.budget, sample_axis=sample_axis)
+    written = _written(document, parts, sources)
+    if written == [{}]:
+        written = [{} for _ in objects]
+    if not any(objects):
+        objects = [{} for _ in written]
+    if not any([*objects, *written]):
+        msg = "inputs: a form needs files, for example logits=@prediction.npy and target=@mask.png"
+        raise InvalidInputError(msg)
+    if len(objects) != len(written):
+        msg = f"the files are of {len(objects)} input objects, the fields of {len(written)}; "
+        raise InvalidInputError(msg + "a field holds the samples of one object")
+    return document, [joined(*both) for both in zip(objects, written, strict=True)]
+
+
+def read_form_tensors(body: Buffer, content_type: str, budget: Budget) -> Inputs:
+    """The tensors of a form that is no request: files as of one, and the field `sample_axis`.
+
+    Raises:
+        MalformedBodyError: not a form, or a file that cannot be read.
+        InvalidInputError: there is another field, or names have different numbers of files.
         TooLargeError: the files unfold to more than the budget.
     """
     parts = split_parts(body, content_type)
-    document, sample_axis = _document(parts)
+    sample_axis = False
+    for part in parts:
+        if part.filename is None and part.name == "sample_axis":
+            sample_axis = _switch(part)
+        elif part.filename is None:
+            name = part.name[:SHOWN_CHARACTERS]
+            refuse((name,), "a form of tensors holds files and the field sample_axis")
+    return _read_files(parts, budget, sample_axis=sample_axis)
+
+
+def _read_files(parts: Sequence[Part], budget: Budget, *, sample_axis: bool) -> Inputs:
+    """Input objects of the files; one without inputs where there are none."""
     files: dict[str, list[Array]] = {}
     for part in parts:
         if part.filename is not None and part.name != "request":
             files.setdefault(part.name, []).append(_array(part, budget))
-    return document, _inputs(files, sample_axis=sample_axis)
+    return _inputs(files, sample_axis=sample_axis)
 
 
-def split_parts(body: bytes | bytearray, content_type: str) -> list[Part]:
+def _written(document: dict[str, Any], parts: Sequence[Part], sources: Sources) -> Inputs:
+    """Input objects of the request's own `inputs` and of the fields that are tensors."""
+    objects = read_inputs(document.pop("inputs", {}), sources)
+    fields: dict[str, Array] = {}
+    for part in parts:
+        if _is_tensor(part):
+            if part.name in fields:
+                refuse(("inputs", part.name), "is given twice; a field holds all samples")
+            value = parse(part.data, f"the field {part.name}", sources.budget)
+            fields[part.name] = read_input(value, ("inputs", part.name), sources)
+    if fields and len(objects) > 1:
+        msg = f"{next(iter(fields))} is a field, but the request has {len(objects)} input objects"
+        raise InvalidInputError(msg)
+    return [joined(one, fields) for one in objects]
+
+
+def _is_tensor(part: Part) -> bool:
+    """Whether a part is a field with a tensor in it."""
+    return part.filename is None and part.name in INPUT_NAMES
+
+
+def split_parts(body: Buffer, content_type: str) -> list[Part]:
     """The parts of a form, in order, without a copy of their bytes.
 
     Raises:
@@ -77,7 +138,8 @@ def split_parts(body: bytes | bytearray, content_type: str) -> list[Part]:
     collector = _Collector()
     try:
         parser = MultipartParser(boundary, collector.callbacks())  # type: ignore[arg-type]
-        parser.write(body)  # type: ignore[arg-type] # it only searches and slices
+        # It searches and slices, and a view cannot be searched.
+        parser.write(bytes(body) if isinstance(body, memoryview) else body)  # type: ignore[arg-type]
         parser.finalize()
     except FormParserError as error:
         msg = f"the body is not a form: {error}"
@@ -147,40 +209,41 @@ class _Collector:
         self.complete = True
 
 
-def _document(parts: Sequence[Part]) -> tuple[dict[str, Any], bool]:
+def _document(parts: Sequence[Part], budget: Budget) -> tuple[dict[str, Any], bool]:
     document: dict[str, Any] = {}
     losses: list[Any] = []
     sample_axis = False
     for part in parts:
         if part.name == "request":
-            document.update(parse_object(part.data, "the part request"))
-        elif part.filename is not None:
+            document.update(parse_object(part.data, "the part request", budget))
+        elif part.filename is not None or _is_tensor(part):
             continue
         elif part.name == "sample_axis":
             sample_axis = _switch(part)
         elif part.name == "losses":
-            losses.extend(_losses(part.text))
+            losses.extend(_losses(part.text, budget))
         else:
-            document[part.name] = _field(part.text)
+            document[part.name] = _field(part, budget)
     if losses:
         document["losses"] = losses
     return document, sample_axis
 
 
-def _losses(text: str) -> list[Any]:
+def _losses(text: str, budget: Budget) -> list[Any]:
     """Losses of a field: names between commas, or JSON."""
     if text.lstrip().startswith(("[", "{")):
-        given = parse(text, "the field losses")
+        given = parse(text, "the field losses", budget)
         return given if isinstance(given, list) else [given]
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _field(text: str) -> Any:
+def _field(part: Part, budget: Budget) -> Any:
     """Value of a field: JSON where it is JSON (255, true, null), the text itself otherwise."""
+    budget.take_json(part.data, f"the field {part.name[:SHOWN_CHARACTERS]}")
     try:
-        return orjson.loads(text)
+        return orjson.loads(part.data)
     except orjson.JSONDecodeError:
-        return text
+        return part.text
 
 
 def _switch(part: Part) -> bool:
@@ -195,7 +258,7 @@ def _array(part: Part, budget: Budget) -> Array:
     filename = part.filename or ""
     what = f"{part.name[:40]} ({filename[:80]})"
     if filename.lower().endswith(".json"):
-        return _from_json(parse(part.data, what), what, budget)
+        return _from_json(parse(part.data, what, budget), what, budget)
     reader = reader_of(filename, part.data)
     if reader is None:
         msg = f"{what}: a file is .npy, .npz, .png, .tif, .safetensors or .json (RLE)"
@@ -234,8 +297,7 @@ def _own_inputs(files: dict[str, list[Array]], *, sample_axis: bool) -> Inputs:
         msg = f"every input needs as many files as there are samples, got {counts}"
         raise InvalidInputError(msg)
     if not files:
-        msg = "inputs: a form needs files, for example logits=@prediction.npy and target=@mask.png"
-        raise InvalidInputError(msg)
+        return [{}]
     count = next(iter(counts.values()))
     samples = [{name: arrays[number] for name, arrays in files.items()} for number in range(count)]
     if not sample_axis:

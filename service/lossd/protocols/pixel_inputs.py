@@ -15,6 +15,7 @@ from lossd.core.compiled import RICH_FAMILIES, Family
 from lossd.core.job import Job, LossCall, Part
 from lossd.losses import Loss, Task
 from lossd.losses.declare import SampleLoss, TileLoss
+from lossd.losses.kinds import PIXEL_INPUTS
 from lossd.protocols.arrays import (
     FLOATS,
     Loc,
@@ -47,7 +48,6 @@ from lossd.protocols.targets import (
 )
 from lossd_client.wire import Array, EvaluateRequest, GradientDtype
 
-_INPUT_NAMES = ("logits", "probabilities", "target", "mask", "weight_map")
 _SPATIAL_AXES = (1, 2, 3)
 _PROBABILITY_SLACK = 1e-3
 """How far outside [0, 1] a probability may lie by rounding."""
@@ -155,7 +155,7 @@ def _family(
 
 
 def _read_object(entry: Mapping[str, Array], loc: Loc, limits: RequestLimits) -> _Object:
-    check_names(entry, _INPUT_NAMES, loc)
+    check_names(entry, PIXEL_INPUTS, loc)
     activated = "probabilities" in entry
     what = "probabilities" if activated else "logits"
     if activated and "logits" in entry:
@@ -265,7 +265,7 @@ def _part(entry: _Object, request: EvaluateRequest, task: Task, *, sees_whole: b
         target=to_torch(target),
         weight_map=None if weight_map is None else to_torch(weight_map.reshape(batch, pixels)),
         shape=tuple(entry.scores.shape),
-        valid_pixels=tuple(int(count) for count in valid.sum(-1)),
+        valid_pixels=tuple(int(np.count_nonzero(sample)) for sample in valid),
         whole_target=whole,
     )
 

@@ -76,10 +76,14 @@ def read_weight_map(weight_map: Array | None, mask: Array | None, loc: Loc) -> A
 def read_labels(target: Array, kind: Labels, mask: Array | None, loc: Loc) -> Array:
     """Labels `[B, *S]` in the smallest signed integers that hold them, -1 = removed.
 
+    They are a view of the target where nothing has to be done.
+
     Raises:
         LabelOutOfRangeError: a label of a pixel that counts is neither a class nor the
             `ignore_index`.
     """
+    if mask is None and _is_plain(target, kind):
+        return target.view(np.int8)
     small = np.dtype(np.int8 if kind.classes <= np.iinfo(np.int8).max else np.int16)
     if kind.classes > np.iinfo(np.int16).max:
         small = np.dtype(np.int32)
@@ -131,6 +135,15 @@ def distribution_sums_to_one(target: Array, mask: Array | None) -> bool:
         totals = as_floats(target).sum(1)
         near = np.abs(totals - 1.0) <= _SUM_TOLERANCE
     return bool(near.all() if mask is None else (near | ~mask).all())
+
+
+def _is_plain(target: Array, kind: Labels) -> bool:
+    """Whether a target holds nothing but classes, in bytes that the core takes as they are."""
+    if target.dtype.itemsize > 1 or kind.classes > np.iinfo(np.int8).max or not target.size:
+        return False
+    if kind.ignore_index is not None and 0 <= kind.ignore_index < kind.classes:
+        return False
+    return int(target.max()) < kind.classes and int(target.min()) >= 0
 
 
 def _table(dtype: np.dtype[Any], kind: Labels, small: np.dtype[Any]) -> Array:
