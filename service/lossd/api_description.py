@@ -14,8 +14,18 @@ DESCRIPTION = (
 
 _TENSOR = {
     "description": "A tensor: nested lists, or an object with dtype, shape and base64, or png, "
-    "npy, rle.",
+    "npy, rle, or with the ref of one that is kept.",
     "anyOf": [{"type": "array"}, {"type": "object"}],
+}
+
+_ENCODED = {
+    "type": "object",
+    "properties": {
+        "dtype": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "base64": {"type": "string", "description": "Row-major, little-endian."},
+    },
+    "required": ["dtype", "shape", "base64"],
 }
 
 _EXAMPLE = {
@@ -37,18 +47,79 @@ def _request_schema() -> dict[str, Any]:
     return schema
 
 
-def _responses() -> dict[str, Any]:
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+_PROBLEM = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "loc": {
+                        "type": "array",
+                        "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+                    },
+                    "message": {"type": "string"},
+                },
+                "required": ["loc", "message"],
+            },
+        },
+        "request_id": {"type": "string"},
+    },
+    "required": ["type", "title", "status", "detail", "code", "errors", "request_id"],
+}
+_PROBLEM_CONTENT = {PROBLEM: {"schema": _PROBLEM}}
+
+ANY_ERROR: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "Any error, as a problem document.", "content": _PROBLEM_CONTENT}
+}
+"""OpenAPI of what every call may be answered."""
+
+_VALUES = {"type": "array", "items": {"type": ["number", "null"]}}
+_ANSWER = {
+    "type": "object",
+    "properties": {
+        "losses": {
+            "type": "object",
+            "description": "Value of each sample, by label.",
+            "additionalProperties": _VALUES,
+        },
+        "total": _VALUES,
+        "mean": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
+        "gradients": {"type": "object", "description": "By input."},
+        "maps": {"type": "object", "description": "By label."},
+        "per_class": {"type": "object", "description": "By label."},
+        "statistics": {"type": "object", "description": "By name."},
+        "warnings": {"type": "array", "items": {"type": "string"}},
+        "timing_ms": {"type": "object", "additionalProperties": {"type": "number"}},
+        "batch": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "device": {"type": "string"},
+        "numerics_version": {"type": "string"},
+        "request_id": {"type": "string"},
+    },
+    "required": [
+        *("losses", "total", "mean", "warnings", "timing_ms", "batch"),
+        *("device", "numerics_version", "request_id"),
+    ],
+}
+
+
+def _responses(good: dict[str, Any]) -> dict[str, Any]:
+    """Good answers by status, and every error."""
     problems: dict[int, list[str]] = {}
     for code, error in ERRORS.items():
         problems.setdefault(error.status, []).append(f"{code}: {error.title()}")
-    binary = {"schema": {"type": "string", "format": "binary"}}
     return {
-        "200": {
-            "description": "The answer, as JSON or as a safetensors file.",
-            "content": {JSON: {"schema": {"type": "object"}}, SAFETENSORS: binary},
-        },
+        **good,
         **{
-            str(status): {"description": " · ".join(texts), "content": {PROBLEM: {}}}
+            str(status): {"description": " · ".join(texts), "content": _PROBLEM_CONTENT}
             for status, texts in sorted(problems.items())
             if status
         },
@@ -56,6 +127,14 @@ def _responses() -> dict[str, Any]:
 
 
 EVALUATE: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "arrays",
+            "in": "query",
+            "description": "How a JSON answer holds gradients and maps.",
+            "schema": {"type": "string", "enum": ["base64", "list"], "default": "base64"},
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -64,6 +143,85 @@ EVALUATE: dict[str, Any] = {
             MULTIPART: {"schema": {"type": "object"}},
         },
     },
-    "responses": _responses(),
+    "responses": _responses(
+        {
+            "200": {
+                "description": "The answer, as JSON or as a safetensors file.",
+                "content": {JSON: {"schema": _ANSWER}, SAFETENSORS: _BINARY},
+            }
+        }
+    ),
 }
 """OpenAPI of `POST /v1/evaluate`, whose body no typed parameter describes."""
+
+_REF = {"type": "string", "description": "What names the tensor in later requests."}
+_KEPT = {
+    "type": "object",
+    "properties": {
+        "ref": _REF,
+        "dtype": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "nbytes": {"type": "integer"},
+        "expires_in_s": {
+            "type": "number",
+            "description": "Seconds until it goes, unless it is used before.",
+        },
+    },
+    "required": ["ref", "dtype", "shape", "nbytes", "expires_in_s"],
+}
+_KEPT_BY_NAME = {
+    "type": "object",
+    "properties": {
+        "tensors": {"type": "object", "additionalProperties": _KEPT},
+        "ref": {**_REF, "description": "The ref, if the body held one tensor."},
+    },
+    "required": ["tensors"],
+}
+_KEPT_CONTENT = {JSON: {"schema": _KEPT_BY_NAME}}
+
+KEEP: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": {
+                    "anyOf": [
+                        {
+                            "type": "object",
+                            "properties": {
+                                "tensors": {"type": "object", "additionalProperties": _TENSOR}
+                            },
+                            "required": ["tensors"],
+                        },
+                        _TENSOR,
+                    ]
+                },
+                "example": {"tensors": {"target": [[[1, 0], [1, 0]]]}},
+            },
+            SAFETENSORS: _BINARY,
+            MULTIPART: {"schema": {"type": "object"}},
+        },
+    },
+    "responses": _responses(
+        {
+            "200": {"description": "All were there already.", "content": _KEPT_CONTENT},
+            "201": {"description": "They are kept.", "content": _KEPT_CONTENT},
+        }
+    ),
+}
+"""OpenAPI of `PUT /v1/tensors`."""
+
+GIVE: dict[str, Any] = {
+    "responses": _responses(
+        {
+            "200": {
+                "description": "The tensor.",
+                "content": {JSON: {"schema": _ENCODED}, SAFETENSORS: _BINARY},
+            }
+        }
+    )
+}
+"""OpenAPI of `GET /v1/tensors/{ref}`."""
+
+FORGET: dict[str, Any] = {"responses": _responses({"204": {"description": "It is gone."}})}
+"""OpenAPI of `DELETE /v1/tensors/{ref}`."""

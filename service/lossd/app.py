@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -12,24 +13,32 @@ from typing import Any
 import anyio.to_thread
 import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from lossd import __version__, metrics
 from lossd.access import Access
-from lossd.api_description import DESCRIPTION, EVALUATE
+from lossd.api_description import ANY_ERROR, DESCRIPTION, EVALUATE, FORGET, GIVE, KEEP
 from lossd.callers import ANONYMOUS
 from lossd.catalogue import catalogue, describe
+from lossd.device_tensors import DeviceTensors
 from lossd.engine import Engine
 from lossd.event_loop import watched_event_loop
 from lossd.gauges import read_gauges
 from lossd.keys import KeyFile
-from lossd.requests import answer_evaluation
+from lossd.metering import Metering
+from lossd.quotas import Quotas
+from lossd.receiving import CODINGS, Arrivals
+from lossd.requests import KeptTensors, answer_evaluation
+from lossd.sending import PartsResponse
 from lossd.settings import Settings
+from lossd.tensor_calls import describe_kept, forget_tensor, give_tensor, keep_tensors, swept
+from lossd.tensors import TensorStore
 from lossd.tracing import NOT_TRACED, RequestTrace, Tracing
 from lossd_client.errors import (
     BodyTimeoutError,
@@ -38,8 +47,11 @@ from lossd_client.errors import (
     MethodNotAllowedError,
     NotFoundError,
     NotReadyError,
+    QueueFullError,
+    QuotaExceededError,
     TooLargeError,
     UnauthorizedError,
+    UnsupportedCodingError,
 )
 from lossd_client.wire import (
     JSON,
@@ -65,11 +77,12 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     Raises:
         KeysError: the settings name a keys file that cannot be read.
     """
+    kept = _kept_tensors(settings, engine)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        async with watched_event_loop():
+        async with watched_event_loop(), swept(kept.store):
             yield
             engine.drain()
             ended = await anyio.to_thread.run_sync(engine.join)
@@ -79,16 +92,30 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         title="lossd",
         version=__version__,
         description=DESCRIPTION,
+        responses=ANY_ERROR,
         lifespan=lifespan,
     )
+    quotas = Quotas(settings.default_allowance())
+    app.add_middleware(
+        Metering, quotas=quotas, max_body_bytes=settings.max_body_mib << 20, answer=_problem
+    )
+    # A single body of the largest size must always find room.
+    app.state.arrivals = Arrivals(max(settings.max_arriving_mib, settings.max_body_mib) << 20)
     _add_access(app, settings)
-    app.add_middleware(Accounting, tracing=engine.tracing)  # around the former: it answers, too
+    app.add_middleware(Accounting, tracing=engine.tracing)  # around the others: it answers, too
     app.add_exception_handler(LossdError, _problem)
     app.add_exception_handler(HTTPException, _problem)  # anything else: see Accounting
-    _add_evaluation(app, settings, engine)
+    _add_evaluation(app, settings, engine, kept)
+    _add_tensors(app, settings, kept.store)
     _add_catalogue(app)
-    _add_operation(app, settings, engine)
+    _add_operation(app, settings, engine, quotas, kept.store)
     return app
+
+
+def _kept_tensors(settings: Settings, engine: Engine) -> KeptTensors:
+    limit_bytes = settings.max_device_tensor_mib << 20 if engine.device.type == "cuda" else 0
+    on_device = DeviceTensors(limit_bytes, lambda logits: logits.to(engine.device))
+    return KeptTensors(TensorStore(settings, on_drop=on_device.forget), on_device)
 
 
 def _add_access(app: FastAPI, settings: Settings) -> None:
@@ -100,25 +127,38 @@ def _add_access(app: FastAPI, settings: Settings) -> None:
         )
 
 
-def _add_evaluation(app: FastAPI, settings: Settings, engine: Engine) -> None:
+def _add_evaluation(app: FastAPI, settings: Settings, engine: Engine, kept: KeptTensors) -> None:
     @app.post("/v1/evaluate", openapi_extra=EVALUATE, response_class=Response)
     async def evaluate(request: Request) -> Response:
         """Losses, gradients, maps and statistics of the samples in the body."""
-        written = await answer_evaluation(request, engine, settings)
+        written = await answer_evaluation(request, engine, settings, kept)
         request.state.samples = written.samples
-
-        async def parts() -> AsyncIterator[bytes | memoryview]:
-            for part in written.parts:
-                yield part
-
-        return StreamingResponse(
-            parts(),
-            media_type=written.media_type,
-            headers={
-                "Content-Length": str(written.nbytes),
-                "Server-Timing": written.stages.header(),
-            },
+        return PartsResponse(
+            written.parts, written.media_type, {"Server-Timing": written.stages.header()}
         )
+
+
+def _add_tensors(app: FastAPI, settings: Settings, store: TensorStore) -> None:
+    @app.put("/v1/tensors", openapi_extra=KEEP, response_class=Response)
+    async def keep(request: Request) -> Response:
+        """Keeps the tensors of the body for later requests, which name them by their refs."""
+        kept = await keep_tensors(request, store, settings)
+        document = describe_kept(kept)
+        headers = {"Location": f"/v1/tensors/{document['ref']}"} if "ref" in document else {}
+        status = 200 if all(one.was_there for one in kept.values()) else 201
+        return JSONResponse(document, status, headers)
+
+    @app.get("/v1/tensors/{ref}", openapi_extra=GIVE, response_class=Response)
+    async def give(request: Request, ref: str) -> Response:
+        """A tensor that the caller has kept, as JSON or as a safetensors file."""
+        parts, media_type = await give_tensor(request, store, ref)
+        return PartsResponse(parts, media_type, {})
+
+    @app.delete("/v1/tensors/{ref}", openapi_extra=FORGET, status_code=204, response_class=Response)
+    async def forget(request: Request, ref: str) -> Response:
+        """Keeps a tensor no longer."""
+        forget_tensor(request, store, ref)
+        return Response(status_code=204)
 
 
 def _add_catalogue(app: FastAPI) -> None:
@@ -133,7 +173,9 @@ def _add_catalogue(app: FastAPI) -> None:
         return describe(name)
 
 
-def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
+def _add_operation(
+    app: FastAPI, settings: Settings, engine: Engine, quotas: Quotas, store: TensorStore
+) -> None:
     # Coroutines: they must answer while every worker thread reads a body.
     @app.get("/")
     async def index() -> dict[str, str]:
@@ -145,6 +187,7 @@ def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
             "state": engine.describe(),
             "catalogue": "/v1/losses",
             "evaluate": "/v1/evaluate",
+            "tensors": "/v1/tensors",
             "limits": "/v1/limits",
             "docs": "/docs",
             "metrics": "/metrics",
@@ -170,10 +213,13 @@ def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
         }
 
     @app.get("/v1/limits")
-    async def limits() -> dict[str, Any]:
-        """What a request may hold and how long it may take."""
+    async def limits(request: Request) -> dict[str, Any]:
+        """What a request may hold and how long it may take, and what the caller may use."""
         return {
             "body_bytes": settings.max_body_mib << 20,
+            "json_bytes": settings.max_json_mib << 20,
+            "tensor_bytes": store.budget_bytes(request.state.caller),
+            "tensor_ttl_s": settings.tensor_ttl_s,
             "samples": settings.max_request_samples,
             "classes": settings.max_classes,
             "spatial_axes": [1, 3],
@@ -181,6 +227,8 @@ def _add_operation(app: FastAPI, settings: Settings, engine: Engine) -> None:
             "queue_samples": settings.max_queue_samples,
             "queue_bytes": settings.max_queue_mib << 20,
             "content_types": [JSON, SAFETENSORS, OCTET_STREAM, MULTIPART],
+            "content_codings": list(CODINGS),
+            "quotas": quotas.usage(request.state.caller).document(),
         }
 
     @app.get("/metrics", response_class=Response)
@@ -197,9 +245,14 @@ async def _problem(request: Request, error: Exception) -> Response:
     request.state.code = problem.code
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if problem.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
+        # Rounded up: whoever comes back then is let in.
+        headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
     if isinstance(problem, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(problem, MethodNotAllowedError):
+        headers["Allow"] = _allowed(request)
+    if isinstance(problem, UnsupportedCodingError):
+        headers["Accept-Encoding"] = ", ".join(CODINGS)
     if _leaves_body(request, problem):
         headers["Connection"] = "close"
     # Escaped to ASCII: an error may repeat text of the caller's that UTF-8 cannot hold.
@@ -208,11 +261,18 @@ async def _problem(request: Request, error: Exception) -> Response:
     )
 
 
+def _allowed(request: Request) -> str:
+    """Methods of the address, of all its routes; the exception names those of the first."""
+    routes = [one for one in request.app.routes if one.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted(method for one in routes for method in one.methods))
+
+
 def _leaves_body(request: Request, problem: LossdError) -> bool:
     """Whether a part of the request's body, or all of it, is not read."""
-    if isinstance(problem, UnauthorizedError):
+    if isinstance(problem, (UnauthorizedError, QuotaExceededError, QueueFullError)):
         sent = request.headers
-        return sent.get("content-length", "0") != "0" or "transfer-encoding" in sent
+        announced = sent.get("content-length", "0") != "0" or "transfer-encoding" in sent
+        return announced and not request.state.body_ended
     return isinstance(problem, (TooLargeError, BodyTimeoutError))
 
 
@@ -240,9 +300,9 @@ class Accounting:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        account = _Account(scope, send, self._tracing)
+        account = _Account(scope, receive, send, self._tracing)
         try:
-            await self._app(scope, receive, account.send)
+            await self._app(scope, account.receive, account.send)
         except ClientDisconnect:
             account.status, account.state["code"] = _CLIENT_GONE, "client_gone"
         except Exception as error:
@@ -258,8 +318,9 @@ class Accounting:
 class _Account:
     """What is noted of one request."""
 
-    def __init__(self, scope: Scope, send: Send, tracing: Tracing) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, tracing: Tracing) -> None:
         self._scope = scope
+        self._receive = receive
         self._send = send
         self._started_s = time.perf_counter()
         self._sent_bytes = 0
@@ -272,7 +333,9 @@ class _Account:
         """Of the answer, as soon as its head is sent."""
         request_id = _request_id(scope)
         self.state: dict[str, Any] = scope.setdefault("state", {})
-        self.state.update(request_id=request_id, caller=ANONYMOUS, trace=self._trace)
+        self.state.update(
+            request_id=request_id, caller=ANONYMOUS, trace=self._trace, body_ended=False
+        )
         # Every line of this task says whose it is, also the server's that may come after the last
         # of ours, and so this is not undone.
         clear_contextvars()
@@ -280,6 +343,13 @@ class _Account:
         if self._trace.trace_id:
             bind_contextvars(trace_id=self._trace.trace_id)
         metrics.REQUESTS_IN_PROGRESS.inc()
+
+    async def receive(self) -> Message:
+        """Hands on what comes, and notes the end of the body."""
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self.state["body_ended"] = True
+        return message
 
     async def send(self, message: Message) -> None:
         """Sends a part of the answer on, the head with the request's id."""

@@ -49,9 +49,24 @@ STAGE = {
 """The histogram of each stage."""
 SAMPLES = Counter("lossd_samples_total", "Samples of evaluations that were answered.", ["key"])
 RECEIVED_BYTES = Counter(
-    "lossd_received_bytes_total", "Bytes of evaluations' bodies, refused ones included.", ["key"]
+    "lossd_received_bytes_total",
+    "Bytes of the bodies of evaluations and of tensors to keep, refused ones included.",
+    ["key"],
 )
 SENT_BYTES = Counter("lossd_sent_bytes_total", "Bytes of answers' bodies.", ["key"])
+QUOTA_REFUSALS = Counter(
+    "lossd_quota_refusals_total",
+    "Requests refused because their key had used what it may: requests, samples, bytes (of bodies) "
+    "or concurrency (requests in progress).",
+    ["quota", "key"],
+)
+CUT_CONNECTIONS = Counter(
+    "lossd_cut_connections_total",
+    "Connections that were cut before their request became one of lossd_requests_total, or while "
+    "its answer was read: malformed_request, head_too_large, head_timeout, too_many_connections, "
+    "slow_reader.",
+    ["reason"],
+)
 
 # -- batches --------------------------------------------------------------------------------------
 
@@ -59,7 +74,8 @@ BATCHES = Counter(
     "lossd_batches_total",
     "Batches that left the queue, by why: idle (nothing else waited), full (a limit was reached), "
     "delay (its oldest request had been overtaken for long enough), largest (most samples of "
-    "several groups), drain (the service is shutting down).",
+    "several groups), fair (it was the turn of one of several keys, or was kept short for others), "
+    "drain (the service is shutting down).",
     ["reason"],
 )
 BATCH_SAMPLES = Histogram("lossd_batch_samples", "Samples of a batch.", buckets=_SAMPLES)
@@ -96,8 +112,8 @@ BATCH_RERUNS = Counter(
 )
 DROPPED_REQUESTS = Counter(
     "lossd_dropped_requests_total",
-    "Requests that left the queue without being computed: deadline (their time was up), cancelled "
-    "(nobody waited for them any more).",
+    "Requests that were given up: deadline (their time was up while they waited), cancelled "
+    "(nobody waited for them any more), abandoned (one of both while they were computed).",
     ["reason"],
 )
 
@@ -132,6 +148,27 @@ BUILD = Info(
     "lossd_build", "1; the labels say what runs: version, device, numerics_version, torch."
 )
 
+# -- tensors kept by reference --------------------------------------------------------------------
+
+TENSORS = Gauge("lossd_tensors", "Tensors that are kept for callers' refs.")
+TENSOR_BYTES = Gauge(
+    "lossd_tensor_bytes", "Bytes of tensors that are kept for callers' refs, 1 KiB more for each."
+)
+DEVICE_TENSOR_BYTES = Gauge(
+    "lossd_device_tensor_bytes", "Bytes of copies of kept logits in a GPU's memory."
+)
+TENSOR_EVICTIONS = Counter(
+    "lossd_tensor_evictions_total",
+    "Tensors that are kept no more, by why: budget (their owner kept something newer), total (the "
+    "budget of all was spent and their owner held most), ttl (nobody used them for too long).",
+    ["reason"],
+)
+TENSOR_LOOKUPS = Counter(
+    "lossd_tensor_lookups_total",
+    "Tensors that requests named by a ref: hit (it was there), miss (it was not, or is another's).",
+    ["outcome"],
+)
+
 # -- the process ----------------------------------------------------------------------------------
 
 EVENT_LOOP_LAG_SECONDS = Histogram(
@@ -143,3 +180,7 @@ EVENT_LOOP_LAG_SECONDS = Histogram(
 # What is known beforehand starts at 0: a rate needs a value before the first event.
 for _counter in (SAMPLES, RECEIVED_BYTES, SENT_BYTES):
     _counter.labels(ANONYMOUS.name)
+for _reason in ("budget", "total", "ttl"):
+    TENSOR_EVICTIONS.labels(_reason)
+for _outcome in ("hit", "miss"):
+    TENSOR_LOOKUPS.labels(_outcome)

@@ -3,15 +3,84 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final, Protocol
 
+import anyio.to_thread
+import zstandard
 from starlette.requests import Request
 
 from lossd import metrics
+from lossd.http_protocol import ARRIVAL, Arrival
 from lossd.settings import Settings
-from lossd_client.errors import BodyTimeoutError, TooLargeError, UnsupportedMediaTypeError
+from lossd_client.errors import (
+    BodyTimeoutError,
+    MalformedBodyError,
+    QueueFullError,
+    TooLargeError,
+    UnsupportedCodingError,
+    UnsupportedMediaTypeError,
+)
 from lossd_client.wire import JSON, MULTIPART, OCTET_STREAM, SAFETENSORS
 
+Body = bytearray | memoryview
+
 _MAX_DIGITS = 18  # of a Content-Length that is worth comparing
+_ZSTD_WINDOW_BYTES: Final = 8 << 20
+"""What RFC 9659 lets a sender count on, and all that a frame may ask for."""
+
+
+class Arrivals:
+    """Room for bodies that are received and decoded at a time, for all callers together.
+
+    Several bodies of a caller may take as much as they leave: half of everything if nobody else
+    sends, so that others find room. A caller's only body may take all that is left.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._usual_s = 1.0
+
+    @contextlib.contextmanager
+    def room(self, name: str) -> Iterator[Callable[[int], None]]:
+        """A function that reserves so many more bytes for that caller until the context ends.
+
+        The function may be called from any thread; it raises `QueueFullError` if there is no room.
+        """
+        taken = 0
+        started_s = time.monotonic()
+
+        def take(nbytes: int) -> None:
+            nonlocal taken
+            with self._lock:
+                self._check(name, taken, nbytes)
+                self._held[name] += nbytes
+                taken += nbytes
+
+        try:
+            yield take
+        finally:
+            with self._lock:
+                self._held[name] -= taken
+                self._held += Counter()  # forgets those who hold nothing
+                self._usual_s += (time.monotonic() - started_s - self._usual_s) / 16
+
+    def _check(self, name: str, taken: int, nbytes: int) -> None:
+        others = self._held[name] - taken  # the caller's other bodies
+        left = self._limit_bytes - self._held.total() - nbytes
+        if left < 0 or (others and self._held[name] + nbytes > left):
+            msg = (
+                f"{self._held.total()} of {self._limit_bytes} bytes of bodies are arriving, "
+                f"{self._held[name]} of them yours; {nbytes} more do not fit"
+            )
+            raise QueueFullError(msg, retry_after_s=self._usual_s)
 
 
 def body_kind(request: Request) -> tuple[str, str]:
@@ -19,11 +88,9 @@ def body_kind(request: Request) -> tuple[str, str]:
 
     Raises:
         UnsupportedMediaTypeError: the service does not read such bodies.
+        UnsupportedCodingError: it is compressed in a way that the service does not read.
     """
-    coding = request.headers.get("content-encoding", "identity")
-    if coding != "identity":
-        msg = f"Content-Encoding {coding[:40]!r}; send the body as it is"
-        raise UnsupportedMediaTypeError(msg)
+    _coding(request)
     header = request.headers.get("content-type", "")
     kind = header.partition(";")[0].strip().lower()
     if kind in (SAFETENSORS, OCTET_STREAM):
@@ -34,29 +101,152 @@ def body_kind(request: Request) -> tuple[str, str]:
     raise UnsupportedMediaTypeError(msg)
 
 
-async def receive_body(request: Request, settings: Settings) -> bytearray:
-    """The whole body, refused as soon as it is known to be too long or too slow.
+@contextlib.asynccontextmanager
+async def received_body(request: Request, settings: Settings) -> AsyncIterator[Body]:
+    """The whole body, unfolded if it came compressed; refused as soon as it is too much.
+
+    Its room is held while the context is open, which is to be until it is decoded.
 
     Raises:
-        TooLargeError: it is longer than `max_body_mib`.
+        TooLargeError: it is longer than `max_body_mib`, or unfolds to more.
+        QueueFullError: too many bytes of bodies are arriving already.
         BodyTimeoutError: it took longer than `body_timeout_s`.
+        MalformedBodyError: it is not what its Content-Encoding says, or not in valid chunks.
+        UnsupportedCodingError: it is compressed in a way that the service does not read.
         ClientDisconnect: the client went away before its end.
     """
+    arrivals: Arrivals = request.app.state.arrivals
     limit_bytes = settings.max_body_mib << 20
-    too_large = f"the body is larger than {limit_bytes} bytes"
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and (len(announced) > _MAX_DIGITS or int(announced) > limit_bytes):
-        raise TooLargeError(too_large)
-    body = bytearray()
+    with arrivals.room(request.state.caller.name) as take:
+        coding = _coding(request)
+        body = await _receive(request, settings, limit_bytes, take)
+        if coding is not None:
+            body = await anyio.to_thread.run_sync(_unfold, body, coding, limit_bytes, take)
+        yield body
+
+
+async def _receive(
+    request: Request, settings: Settings, limit_bytes: int, take: Callable[[int], None]
+) -> Body:
+    announced = _announced(request, limit_bytes)
+    take(announced or 0)
+    arrival: Arrival = request.scope.get("extensions", {}).get(ARRIVAL) or Arrival()
+    body: Body = bytearray()
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             async for chunk in request.stream():
-                body += chunk
+                if announced is None:
+                    take(len(chunk))
+                body = _joined(body, chunk)
+                arrival.arrived_bytes = max(arrival.arrived_bytes, len(body))
                 if len(body) > limit_bytes:
-                    raise TooLargeError(too_large)
+                    raise _too_large(limit_bytes)
     except TimeoutError as error:
-        msg = f"{len(body)} bytes of the body arrived in {settings.body_timeout_s:g} s"
+        msg = f"{arrival.arrived_bytes} bytes of the body arrived in {settings.body_timeout_s:g} s"
         raise BodyTimeoutError(msg) from error
     finally:
-        metrics.RECEIVED_BYTES.labels(request.state.caller.name).inc(len(body))
+        metrics.RECEIVED_BYTES.labels(request.state.caller.name).inc(arrival.arrived_bytes)
     return body
+
+
+def _announced(request: Request, limit_bytes: int) -> int | None:
+    """The length that the head announces, None if it does not."""
+    announced = request.headers.get("content-length", "")
+    if not announced.isdecimal():
+        return None
+    if len(announced) > _MAX_DIGITS or int(announced) > limit_bytes:
+        raise _too_large(limit_bytes)
+    return int(announced)
+
+
+def _too_large(limit_bytes: int) -> TooLargeError:
+    return TooLargeError(f"the body is larger than {limit_bytes} bytes")
+
+
+def _joined(body: Body, chunk: bytes | memoryview) -> Body:
+    """What came before and what comes now; a body that comes whole stays where it landed."""
+    if isinstance(chunk, memoryview) and not body:
+        return chunk
+    joined = body if isinstance(body, bytearray) else bytearray(body)
+    joined += chunk
+    return joined
+
+
+# -- content codings ------------------------------------------------------------------------------
+
+
+class _Decoder(Protocol):
+    """What zlib and zstandard have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _gzip() -> _Decoder:
+    return zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+
+def _zstd() -> _Decoder:
+    return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj()
+
+
+# With each, so much is unfolded at a time that it becomes some 32 MiB at most before it is counted:
+# deflate makes up to 1032 bytes of one, zstd up to 32 Ki.
+_DECODERS: dict[str, tuple[Callable[[], _Decoder], int]] = {
+    "gzip": (_gzip, 32 << 10),
+    "zstd": (_zstd, 1 << 10),
+}
+CODINGS: Final = tuple(_DECODERS)
+"""How a body may be compressed."""
+
+
+def _coding(request: Request) -> str | None:
+    """How the body is compressed, None if it is not.
+
+    Raises:
+        UnsupportedCodingError: in another way, or twice.
+    """
+    coding = ", ".join(request.headers.getlist("content-encoding")).strip().lower()
+    if coding in ("", "identity"):
+        return None
+    coding = coding.removeprefix("x-") if coding == "x-gzip" else coding
+    if coding not in CODINGS:
+        msg = f"Content-Encoding {coding[:40]!r}; use {' or '.join(CODINGS)}, once, or none"
+        raise UnsupportedCodingError(msg)
+    return coding
+
+
+def _unfold(body: Body, coding: str, limit_bytes: int, take: Callable[[int], None]) -> bytearray:
+    """What a compressed body holds.
+
+    Raises:
+        TooLargeError: it unfolds to more than the limit.
+        MalformedBodyError: it is broken, ends too early or goes on behind its end.
+        QueueFullError: there is no room for what it unfolds to.
+    """
+    begin, piece_bytes = _DECODERS[coding]
+    decoder = begin()
+    unfolded = bytearray()
+    compressed = memoryview(body)
+    try:
+        for start in range(0, len(compressed), piece_bytes):
+            if decoder.eof:
+                break
+            piece = decoder.decompress(bytes(compressed[start : start + piece_bytes]))
+            if len(unfolded) + len(piece) > limit_bytes:
+                raise TooLargeError(f"the body unfolds to more than {limit_bytes} bytes")
+            take(len(piece))
+            unfolded += piece
+            end = start + piece_bytes
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise MalformedBodyError(f"the body is not {coding}: {error}") from error
+    if not decoder.eof:
+        raise MalformedBodyError(f"the body's {coding} ends too early")
+    if decoder.unused_data or end < len(compressed):
+        raise MalformedBodyError(f"the body goes on behind the end of its {coding}")
+    return unfolded

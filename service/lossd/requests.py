@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
 
 from lossd import metrics
 from lossd.core.job import AnyJob
+from lossd.device_tensors import DeviceTensors
 from lossd.engine import Completed, Engine
+from lossd.offload import decode, offload
 from lossd.protocols.admission import RequestLimits, build_job, read_request
-from lossd.protocols.answers import Arrays, Encoding, media_type, write_json, write_safetensors
+from lossd.protocols.answers import (
+    Arrays,
+    Encoding,
+    encoding_asked,
+    media_type,
+    write_json,
+    write_safetensors,
+)
 from lossd.protocols.files import Budget
-from lossd.protocols.json_body import Inputs, read_json
+from lossd.protocols.json_body import Sources, read_json
 from lossd.protocols.multipart_body import read_multipart
 from lossd.protocols.safetensors_body import read_safetensors_body
-from lossd.receiving import body_kind, receive_body
+from lossd.receiving import Body, body_kind, received_body
 from lossd.settings import Settings
+from lossd.tensors import Finder, TensorStore
 from lossd.tracing import Origin, RequestTrace
 from lossd_client.errors import (
     DeadlineExceededError,
     FieldError,
     InvalidInputError,
-    TooLargeError,
 )
 from lossd_client.wire import (
     JSON,
     MULTIPART,
-    OCTET_STREAM,
     SAFETENSORS,
     EvaluateRequest,
 )
-
-T = TypeVar("T")
-
-# Below this a hand-over to a worker thread costs more than the work.
-_INLINE_BYTES = 64 * 1024
-# What a small body may unfold to before it counts as work that would hold up others.
-_INLINE_UNFOLDED_BYTES = 1 << 20
 
 
 @dataclass
@@ -98,13 +96,18 @@ class Written:
     stages: Stages
     samples: int
 
-    @property
-    def nbytes(self) -> int:
-        """Length of the body."""
-        return sum(memoryview(part).nbytes for part in self.parts)
+
+@dataclass(frozen=True)
+class KeptTensors:
+    """What requests may name by reference, and where it lies."""
+
+    store: TensorStore
+    on_device: DeviceTensors
 
 
-async def answer_evaluation(request: Request, engine: Engine, settings: Settings) -> Written:
+async def answer_evaluation(
+    request: Request, engine: Engine, settings: Settings, kept: KeptTensors
+) -> Written:
     """Reads, computes and writes one evaluation.
 
     Raises:
@@ -112,20 +115,31 @@ async def answer_evaluation(request: Request, engine: Engine, settings: Settings
     """
     stages = Stages()
     try:
-        return await _answer(request, engine, settings, stages)
+        return await _answer(request, engine, settings, kept, stages)
     finally:
         stages.end()  # that in which it failed
         stages.note(request.state.trace)
 
 
-async def _answer(request: Request, engine: Engine, settings: Settings, stages: Stages) -> Written:
+async def _answer(
+    request: Request, engine: Engine, settings: Settings, kept: KeptTensors, stages: Stages
+) -> Written:
     kind, content_type = body_kind(request)
     encoding, arrays = _answer_form(request, kind)
+    engine.check_room(request.state.caller, nbytes=request.state.work.announced_bytes)
     stages.begin("receive")
-    body = await receive_body(request, settings)
-    stages.begin("read")
-    evaluation, job = await _read(body, kind, content_type, settings)
+    async with received_body(request, settings) as body:
+        stages.begin("read")
+        find = Finder(kept.store, request.state.caller)
+
+        def read(budget: Budget) -> tuple[EvaluateRequest, AnyJob]:
+            sources = Sources(budget, find)
+            evaluation, job = _read(body, kind, content_type, settings, sources)
+            return evaluation, kept.on_device.placed(job, find.used)
+
+        evaluation, job = await decode(request.state.caller, body, kind, settings, read)
     stages.end()
+    request.state.work.charge_samples(job.samples)
     completed = await _compute(request, engine, job, _left_s(evaluation, settings, stages))
     stages.add_engine(completed)
     document = _document(job, completed, stages, engine, request.state.request_id)
@@ -137,38 +151,23 @@ async def _answer(request: Request, engine: Engine, settings: Settings, stages: 
         return write_json(document, tensors, arrays=arrays, parts=len(job.parts))
 
     stages.begin("write")
-    parts = await _offload(sum(array.nbytes for array in tensors.values()), write)
+    nbytes = sum(array.nbytes for array in tensors.values())
+    parts = await offload(request.state.caller, nbytes, write)
     stages.end()
     metrics.SAMPLES.labels(request.state.caller.name).inc(job.samples)
     return Written(parts, media_type(encoding), stages, job.samples)
 
 
-async def _read(
-    body: bytearray, kind: str, content_type: str, settings: Settings
+def _read(
+    body: Body, kind: str, content_type: str, settings: Settings, sources: Sources
 ) -> tuple[EvaluateRequest, AnyJob]:
-    """Request and job of a body: here if that is quick, in a thread if it may not be."""
-    limit_bytes = settings.max_body_mib << 20
-
-    def work(unfolded_bytes: int) -> tuple[EvaluateRequest, AnyJob]:
-        budget = Budget(unfolded_bytes)
-        if kind == MULTIPART:
-            document, inputs = read_multipart(body, content_type, budget)
-        elif kind == JSON:
-            document, inputs = read_json(body, budget)
-        else:
-            document, inputs = read_safetensors_body(body, budget)
-        return _admit(document, inputs, settings)
-
-    if len(body) < _INLINE_BYTES and kind != MULTIPART:
-        # What turns out to unfold to more is work for a thread, and so is refusing it.
-        with contextlib.suppress(TooLargeError):
-            return work(min(limit_bytes, _INLINE_UNFOLDED_BYTES))
-    return await anyio.to_thread.run_sync(work, limit_bytes)
-
-
-def _admit(
-    document: dict[str, Any], inputs: Inputs, settings: Settings
-) -> tuple[EvaluateRequest, AnyJob]:
+    """Request and job of a body."""
+    if kind == MULTIPART:
+        document, inputs = read_multipart(body, content_type, sources)
+    elif kind == JSON:
+        document, inputs = read_json(body, sources)
+    else:
+        document, inputs = read_safetensors_body(body, sources)
     evaluation = read_request(document)
     limits = RequestLimits(samples=settings.max_request_samples, classes=settings.max_classes)
     return evaluation, build_job(evaluation, inputs, limits)
@@ -190,7 +189,7 @@ def _left_s(evaluation: EvaluateRequest, settings: Settings, stages: Stages) -> 
 
 async def _compute(request: Request, engine: Engine, job: AnyJob, left_s: float) -> Completed:
     origin = Origin(request.state.request_id, request.state.trace)
-    ticket = engine.submit(job, timeout_s=left_s, origin=origin)
+    ticket = engine.submit(job, timeout_s=left_s, origin=origin, caller=request.state.caller)
     answer = asyncio.wrap_future(ticket.answer)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
@@ -202,7 +201,8 @@ async def _compute(request: Request, engine: Engine, job: AnyJob, left_s: float)
         msg = f"no answer in the {left_s * 1e3:.0f} ms that were left"
         raise DeadlineExceededError(msg)
     finally:
-        answer.cancel()  # a job nobody waits for leaves the queue
+        answer.cancel()
+        ticket.abandon()  # a job nobody waits for leaves the queue, or is computed no further
         gone.cancel()
 
 
@@ -236,21 +236,10 @@ def _document(
 
 def _answer_form(request: Request, kind: str) -> tuple[Encoding, Arrays]:
     """How the answer is written: as the `Accept` header asks, else as the body came."""
-    accepted = request.headers.get("accept", "")
-    encoding: Encoding = "safetensors" if kind == SAFETENSORS else "json"
-    if SAFETENSORS in accepted or OCTET_STREAM in accepted:
-        encoding = "safetensors"
-    elif JSON in accepted:
-        encoding = "json"
+    otherwise: Encoding = "safetensors" if kind == SAFETENSORS else "json"
+    encoding = encoding_asked(request.headers.get("accept", ""), otherwise)
     arrays = request.query_params.get("arrays", "base64")
     if arrays not in ("base64", "list"):
         msg = f"arrays is base64 or list, got {arrays[:40]!r}"
         raise InvalidInputError(msg, errors=[FieldError(("query", "arrays"), msg)])
     return encoding, "list" if arrays == "list" else "base64"
-
-
-async def _offload(nbytes: int, work: Callable[[], T]) -> T:
-    """Work on so many bytes: here if it is quick, in a thread if it would hold up others."""
-    if nbytes < _INLINE_BYTES:
-        return work()
-    return await anyio.to_thread.run_sync(work)

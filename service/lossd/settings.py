@@ -9,8 +9,18 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lossd.callers import (
+    Allowance,
+    ConcurrentRequests,
+    MibPerMinute,
+    RequestsPerMinute,
+    SamplesPerMinute,
+)
 
-def _processors() -> int:
+_CONCURRENT_REQUESTS_OF_A_KEY = 128
+
+
+def processors() -> int:
     """Processors this process may use, not those the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -44,11 +54,20 @@ class Settings(BaseSettings):
     allowed."""
     allow_anonymous: bool = False
     """Let requests in that show no key, also from beyond loopback; a wrong key is still refused."""
+    key_requests_per_minute: RequestsPerMinute | None = None
+    """Requests a minute of a key that `lossd keys` gave no number, and of all without a key
+    together; without limit if not given."""
+    key_samples_per_minute: SamplesPerMinute | None = None
+    """Samples a minute, likewise."""
+    key_mib_per_minute: MibPerMinute | None = None
+    """Bytes of bodies a minute, in MiB, likewise."""
+    key_concurrent_requests: ConcurrentRequests | None = None
+    """Requests in progress at a time, likewise; 128 if not given where there is a keys file."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     kernels: Literal["auto", "compiled", "eager"] = "auto"
     """auto compiles where a C++ compiler or a GPU is present."""
-    threads: int = Field(default_factory=_processors, ge=1, le=256)
+    threads: int = Field(default_factory=processors, ge=1, le=256)
     """CPU threads of the engine."""
     cache_dir: Path = Field(default_factory=_cache_dir)
     """Folder of compiled kernels; each kind of processor gets a folder of its own in it."""
@@ -59,8 +78,20 @@ class Settings(BaseSettings):
     """Logits computed at a time; what fits the processor's cache is fastest."""
     max_body_mib: int = Field(default=256, ge=1)
     """Largest request body, in MiB."""
+    max_json_mib: int = Field(default=256, ge=1)
+    """Most memory that the lists and objects of one request's JSON may take while they are read, in
+    MiB, reckoned before; 80 bytes a number and more for every list. Base64 is not counted."""
+    max_arriving_mib: int = Field(default=1024, ge=1)
+    """Most bytes of bodies that are received and decoded at a time, in MiB, half of them of one
+    caller's requests together; beyond, requests are answered 429."""
     body_timeout_s: float = Field(default=60.0, gt=0)
     """Longest that a request body may take to arrive, in seconds; beyond, 408."""
+    head_timeout_s: float = Field(default=10.0, gt=0)
+    """Longest that the head of a request may take to arrive, in seconds; beyond, 408."""
+    send_timeout_s: float = Field(default=60.0, gt=0)
+    """Longest that a caller may take to read an answer, in seconds; beyond, it is cut off."""
+    max_connections: int = Field(default=512, ge=1)
+    """Most open connections; beyond, everything but the two health calls is answered 503."""
     max_request_samples: int = Field(default=1024, ge=1)
     """Most samples in one request."""
     max_classes: int = Field(default=1024, ge=2)
@@ -70,11 +101,23 @@ class Settings(BaseSettings):
     max_batch_mib: int = Field(default=64, ge=1)
     """Most tensor bytes computed in one batch, in MiB; a larger request runs alone."""
     max_queue_samples: int = Field(default=4096, ge=1)
-    """Most samples that wait; beyond, requests are answered 429."""
+    """Most samples that wait; beyond, requests are answered 429. With keys, each has its share."""
     max_queue_mib: int = Field(default=1024, ge=1)
-    """Most tensor bytes that wait, in MiB; beyond, requests are answered 429."""
+    """Most tensor bytes that wait, in MiB, likewise."""
+    max_tensor_mib: int = Field(default=1024, ge=1)
+    """Most bytes of tensors that are kept for `{"ref"}`, of all callers together, in MiB; 1 KiB is
+    added for each."""
+    key_tensor_mib: int = Field(default=256, ge=1)
+    """Most of it that one caller may take, unless its key says otherwise, in MiB."""
+    max_device_tensor_mib: int = Field(default=1024, ge=0)
+    """Most bytes of copies of kept logits in a GPU's memory, in MiB; those used again have one."""
+    tensor_ttl_s: float = Field(default=3600.0, gt=0)
+    """How long a tensor is kept after it was last used, in seconds."""
     max_delay_ms: float = Field(default=20.0, ge=0)
     """Longest that a request may be overtaken by larger groups; an idle engine never waits."""
+    fair_batch_ms: float = Field(default=20.0, gt=0)
+    """Longest batch, by prediction, while several keys are active, in milliseconds: what a request
+    of one key may have to wait for those of another."""
     timeout_ms: float = Field(default=60_000.0, gt=0)
     """Deadline of a request that names none, and the most that one may name, in milliseconds."""
     drain_s: float = Field(default=30.0, ge=0)
@@ -85,3 +128,16 @@ class Settings(BaseSettings):
     """One JSON object per line, or lines for people."""
     tracing: Literal["off", "otlp"] = "off"
     """otlp sends spans to where the standard OTEL_* variables say; needs lossd[telemetry]."""
+
+    def default_allowance(self) -> Allowance:
+        """What a caller may use who is allowed nothing else."""
+        concurrent_requests = self.key_concurrent_requests
+        if concurrent_requests is None and self.keys_file is not None:
+            # Connections are taken before any queue can share them out: no key may have them all.
+            concurrent_requests = _CONCURRENT_REQUESTS_OF_A_KEY
+        return Allowance(
+            requests_per_minute=self.key_requests_per_minute,
+            samples_per_minute=self.key_samples_per_minute,
+            mib_per_minute=self.key_mib_per_minute,
+            concurrent_requests=concurrent_requests,
+        )
