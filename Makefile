@@ -7,7 +7,7 @@ PORT ?= 8000
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format serve bench loadtest fuzz container client docs plots dashboard peers lock licences sbom audit clean
+.PHONY: help setup demo test lint format serve bench loadtest fuzz chaos soak container client docs plots dashboard peers lock licences sbom audit clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,7 @@ lint: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/hadolint Dockerfile loadtests/Dockerfile
-	$(BIN)/mypy service/lossd client/lossd_client tests examples tools benchmarks observe loadtests fuzz
+	$(BIN)/mypy service/lossd client/lossd_client tests examples tools benchmarks observe loadtests fuzz faults
 
 format: setup ## format the code and mend what the linter can
 	$(BIN)/ruff format .
@@ -57,6 +57,12 @@ loadtest: setup ## Locust against a service that this starts and stops
 
 fuzz: setup ## a million hostile bodies through every decoder; report in build/fuzz
 	nice $(BIN)/python -m fuzz --bodies 1000000 --jobs 2
+
+chaos: setup ## good callers beside every fault for a minute; report in build/chaos
+	$(BIN)/python -m faults chaos
+
+soak: setup ## 100,000 requests to one process, which must not grow; report in build/soak
+	$(BIN)/python -m faults soak
 
 dashboard: setup ## write Grafana's dashboard from its table of panels
 	$(BIN)/python observe/dashboard.py

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.report import Report
 
-NAMES = ("core", "stages", "mixed_sizes", "accuracy", "start_up")
+NAMES = (
+    "core",
+    "stages",
+    "mixed_sizes",
+    "accuracy",
+    "start_up",
+    "transfer",
+    "client_transfer",
+    "fairness",
+    "references",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,10 +61,14 @@ def _parser() -> argparse.ArgumentParser:
 def _runners(options: argparse.Namespace) -> dict[str, Callable[[], Report]]:
     from benchmarks import (  # noqa: PLC0415 - they import torch, which must come after main's setup
         accuracy,
+        client_transfer,
         core,
+        fairness,
         mixed_sizes,
+        references,
         stages,
         start_up,
+        transfer,
     )
     from benchmarks.engine import open_core  # noqa: PLC0415
 
@@ -66,6 +80,10 @@ def _runners(options: argparse.Namespace) -> dict[str, Callable[[], Report]]:
         "stages": lambda: stages.run(opened(), quick=quick),
         "mixed_sizes": lambda: mixed_sizes.run(opened(), quick=quick),
         "accuracy": lambda: accuracy.run(opened(), quick=quick),
+        "transfer": lambda: transfer.run(quick=quick),
+        "client_transfer": lambda: client_transfer.run(quick=quick),
+        "fairness": lambda: fairness.run(kernels=options.kernels, quick=quick),
+        "references": lambda: references.run(options.kernels, quick=quick),
         "start_up": lambda: start_up.run(cold=options.cold, quick=quick),
     }
 

@@ -24,6 +24,7 @@ from PIL import Image
 from lossd.__main__ import main
 from lossd.app import create_app
 from lossd.engine import Engine
+from lossd.http_protocol import HttpServer, http_config
 from lossd.settings import Settings
 from lossd_client.wire import SAFETENSORS, Array, decode_safetensors, encode_safetensors
 
@@ -148,13 +149,9 @@ class Served:
 
 @contextmanager
 def serving(*, engine: Engine | None = None, ready: bool = True, **values: Any) -> Iterator[Served]:
-    settings = Settings(kernels="eager", threads=2, **values)
+    settings = Settings(**{"kernels": "eager", "threads": 2, "port": 0, "drain_s": 5.0, **values})
     engine = engine or Engine(settings)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings, engine), port=0, log_config=None, timeout_graceful_shutdown=5
-        )
-    )
+    server = HttpServer(http_config(create_app(settings, engine), settings))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

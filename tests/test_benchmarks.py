@@ -18,16 +18,20 @@ ROOT = Path(__file__).parents[1]
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     command = [sys.executable, "-m", "benchmarks", "core", "stages", "mixed_sizes", "accuracy"]
+    command += ["transfer", "client_transfer", "references"]
     command += ["--quick", "--kernels", "eager", "--out", str(folder)]
     done = subprocess.run(  # noqa: S603 - our own command
         command, cwd=ROOT, capture_output=True, text=True, check=False
     )
     # 1 is a missed accuracy target too, which other tests hold; here every report has to be there
-    assert len(list(folder.glob("*.json"))) == 4, done.stdout + done.stderr
+    assert len(list(folder.glob("*.json"))) == 7, done.stdout + done.stderr
     return folder
 
 
-@pytest.mark.parametrize("name", ["core", "stages", "mixed_sizes", "accuracy"])
+@pytest.mark.parametrize(
+    "name",
+    ["core", "stages", "mixed_sizes", "accuracy", "transfer", "client_transfer", "references"],
+)
 def test_a_benchmark_writes_rows_and_where_they_come_from(results: Path, name: str) -> None:
     report = json.loads((results / f"{name}.json").read_text())
     assert all(section["rows"] for section in report["sections"])

@@ -11,6 +11,7 @@ from jobs import case
 from lossd_client import AsyncClient, Client, errors, losses
 from lossd_client.wire import Array
 from oracles.expected import expected
+from service_fixture import runs
 
 DICE_AND_FRIENDS: list[str | losses.Loss] = [
     losses.Dice(),
@@ -155,3 +156,57 @@ def test_the_async_client_answers_the_same(service_url: str) -> None:
         same = client.evaluate(["dice", "bce"], task="multilabel", gradient="total", **one.inputs)
     np.testing.assert_array_equal(result["dice"], same["dice"])
     np.testing.assert_array_equal(result.gradient["logits"], same.gradient["logits"])
+
+
+def runs_of(labels: Array) -> dict[str, Any]:
+    """Labels `[B, H, W]` of 1 to 3 as run lengths; 0 is the background."""
+    masks = [[runs(sample == label) for label in (1, 2, 3)] for sample in labels]
+    return {"rle": masks, "labels": [[1, 2, 3]] * len(labels), "background": 0}
+
+
+def test_a_kept_tensor_gives_the_bits_of_one_that_is_sent(service_url: str) -> None:
+    one = case("multiclass", spatial=(61, 83), dtype=np.float32)
+    logits, target = one.inputs["logits"], one.inputs["target"]
+    options: dict[str, Any] = {"gradient": "total", "maps": True}
+    with Client(service_url) as client:
+        sent = client.evaluate(DICE_AND_FRIENDS, logits=logits, target=target, **options)
+        kept = client.put(logits)
+        assert np.array_equal(client.get(kept), logits)
+        masks: list[Any] = [target, runs_of(target), client.put(target)]
+        for mask in masks:
+            found = client.evaluate(DICE_AND_FRIENDS, logits=kept, target=mask, **options)
+            assert found.total.tobytes() == sent.total.tobytes()
+            assert found.gradient["logits"].tobytes() == sent.gradient["logits"].tobytes()
+            assert found.maps["focal"].tobytes() == sent.maps["focal"].tobytes()
+
+
+def test_a_forgotten_tensor_is_uploaded_again_unnoticed(service_url: str) -> None:
+    one = case("multiclass", spatial=(61, 83), dtype=np.float32)
+    logits, target = one.inputs["logits"], one.inputs["target"]
+    small = logits[:, :, :20, :30]
+
+    async def run() -> None:
+        async with AsyncClient(service_url) as client:
+            kept = [await client.put(logits), await client.put(small)]
+            inputs: list[dict[str, Any]] = [
+                {"logits": kept[0], "target": runs_of(target)},
+                {"logits": kept[1], "target": target[:, :20, :30]},
+            ]
+            before = await client.evaluate("dice", inputs=inputs)
+            for each in kept:
+                await client.delete(each)
+                with pytest.raises(errors.UnknownRefError):
+                    await client.get(each)
+            after = await client.evaluate("dice", inputs=inputs)
+            assert before["dice"].tobytes() == after["dice"].tobytes()
+            assert np.array_equal(await client.get(kept[1]), small)
+
+    asyncio.run(run())
+
+
+def test_a_ref_that_nobody_put_is_the_callers_error(service_url: str) -> None:
+    target = np.zeros((1, 8, 8), np.uint8)
+    with Client(service_url) as client:
+        with pytest.raises(errors.UnknownRefError, match="f" * 64) as caught:
+            client.evaluate("dice", logits={"ref": "f" * 64}, target=target)
+        assert caught.value.errors[0].loc[-1] == "logits"

@@ -19,16 +19,31 @@ LAYERS = [
         "metrics",
         "callers",
         "keys",
+        "quotas",
         "tracing",
         "device_memory",
         "event_loop",
+        "body_memory",
         "batching",
+        "tensors",
+        "waiting",
+        "prediction",
     },
     {"losses"},
     {"core", "presets"},
-    {"protocols", "engine", "catalogue", "formula", "listing", "logs", "api_description", "spans"},
-    {"receiving"},
-    {"requests", "gauges", "access"},
+    {
+        "protocols",
+        "engine",
+        "device_tensors",
+        "catalogue",
+        "formula",
+        "listing",
+        "logs",
+        "api_description",
+        "spans",
+    },
+    {"receiving", "sending", "http_protocol", "offload"},
+    {"requests", "tensor_calls", "gauges", "access", "metering"},
     {"app"},
     {"__main__"},
 ]
@@ -90,10 +105,18 @@ def test_the_service_imports_downwards() -> None:
             assert layer(other) <= layer(name), f"{name} imports {other}"
 
 
-def test_the_client_imports_neither_torch_nor_the_service() -> None:
+def test_the_client_imports_neither_the_service_nor_an_http_library() -> None:
     for name, tree in modules(CLIENT):
         roots = {other.partition(".")[0] for other in imported(tree)}
-        assert not roots & {"torch", "lossd", "fastapi", "starlette"}, name
+        assert not roots & {"lossd", "fastapi", "starlette", "httpx", "urllib3"}, name
+
+
+def test_one_module_of_the_client_imports_torch_and_no_other_needs_it() -> None:
+    trees = dict(modules(CLIENT))
+    importing = {name for name, tree in trees.items() if "torch" in set(imported(tree))}
+    assert importing == {"lossd_client.torch"}
+    for name, tree in trees.items():
+        assert "lossd_client.torch" not in set(imported(tree)), name
 
 
 def test_the_service_imports_only_wire_and_errors_of_the_client() -> None:

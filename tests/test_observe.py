@@ -16,7 +16,7 @@ from matplotlib.colors import is_color_like
 from prometheus_client import PROCESS_COLLECTOR
 from prometheus_client.metrics import MetricWrapperBase
 
-from lossd import batching, metrics
+from lossd import batching, metrics, waiting
 from lossd.app import create_app
 from lossd.device_memory import Kind
 from lossd.engine import Engine, State
@@ -172,7 +172,7 @@ def test_what_has_few_names_has_a_colour_for_each() -> None:
     assert series["State"] == set(get_args(State))
     assert series["Device memory"] == set(get_args(Kind))
     assert series["Errors by code"] == codes
-    assert series["Dropped from the queue"] == set(get_args(batching.DropReason))
+    assert series["Given up"] == set(get_args(waiting.DropReason))
     assert len(codes) <= len(PALETTE) * len(DASHES)
     assert all(is_color_like(color) for color in PALETTE)
 

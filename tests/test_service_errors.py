@@ -1,5 +1,7 @@
 """Every way to be refused: status, code, what the message names, and the form of the document."""
 
+import contextlib
+import http.client
 import json
 import socket
 import threading
@@ -128,6 +130,13 @@ def test_a_malformed_form_is_400(app_client: Caller) -> None:
 # -- 404, 405, 413, 415 ---------------------------------------------------------------------------
 
 
+def test_an_unknown_ref_is_404_and_named_with_its_input(app_client: Caller) -> None:
+    answer = app_client.evaluate(document(logits={"ref": "no such"}))
+    told = problem(answer, 404, "unknown_ref")
+    assert told["errors"][0]["loc"] == ["inputs", "logits"]
+    assert "'no such'" in told["detail"]
+
+
 def test_an_unknown_loss_is_404_and_the_nearest_is_offered(app_client: Caller) -> None:
     for answer in (
         app_client.evaluate(document(losses=["dicee"])),
@@ -161,10 +170,43 @@ def test_another_content_type_is_415(app_client: Caller, content_type: str) -> N
     assert "application/json" in told["detail"]
 
 
-def test_a_compressed_body_is_415(app_client: Caller) -> None:
-    answer = app_client.evaluate_bytes(b"{}", JSON, **{"Content-Encoding": "gzip"})
-    told = problem(answer, 415, "unsupported_media_type")
-    assert "gzip" in told["detail"]
+def test_a_body_in_another_coding_is_415(app_client: Caller) -> None:
+    answer = app_client.evaluate_bytes(b"{}", JSON, **{"Content-Encoding": "br"})
+    told = problem(answer, 415, "unsupported_coding")
+    assert "br" in told["detail"]
+    assert answer.headers["accept-encoding"] == "gzip, zstd"
+
+
+# -- what never becomes a request, see test_http_protocol.py for the rest --------------------------
+
+HEAD = b"GET /v1/limits HTTP/1.1\r\nHost: a\r\nX-Long: "
+NO_REQUESTS = {
+    "malformed_request": (400, b"\x16\x03\x01 hello\r\n\r\n"),
+    "head_too_large": (431, HEAD + b"y" * 100_000 + b"\r\n\r\n"),
+    "head_timeout": (408, HEAD),
+    "too_many_connections": (503, HEAD + b"\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("code", NO_REQUESTS)
+def test_what_never_becomes_a_request_has_a_problem_of_its_own(tmp_path: Path, code: str) -> None:
+    status, sent = NO_REQUESTS[code]
+    limits: dict[str, Any] = {"head_timeout_s": 0.3, "max_connections": 1 if status == 503 else 9}
+    with (
+        serving(cache_dir=tmp_path, ready=False, **limits) as strict,
+        contextlib.ExitStack() as held,
+    ):
+        url = strict.client.base_url
+        for _ in range(2 if status == 503 else 1):
+            connection = held.enter_context(socket.create_connection((url.host, url.port or 0)))
+        connection.sendall(sent)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        fields = dict(answer.getheaders())
+        told = httpx.Response(answer.status, headers=fields, content=answer.read())
+    assert problem(told, status, code)["detail"]
+    assert told.headers["connection"] == "close"
+    assert ("retry-after" in told.headers) == (status == 503)
 
 
 @pytest.fixture(scope="module")
@@ -578,6 +620,16 @@ def test_a_full_queue_is_429_with_a_time_to_return(
         assert second[0].is_success
 
 
+def test_a_quota_that_is_used_up_is_429_with_a_time_to_return(tmp_path: Path) -> None:
+    with serving(cache_dir=tmp_path, key_requests_per_minute=1) as small:
+        assert small.client.evaluate(document()).is_success
+        refused = small.client.evaluate(document())
+        told = problem(refused, 429, "quota_exceeded")
+        assert "requests: 1 a minute, 0 left" in told["detail"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert small.client.get("/v1/limits").json()["quotas"]["requests"]["limit"] == 1
+
+
 def test_a_missed_deadline_is_504_and_the_job_leaves_the_queue(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -590,6 +642,25 @@ def test_a_missed_deadline_is_504_and_the_job_leaves_the_queue(
     assert "left" in told["detail"]
     wait_until(lambda: served.engine.queue_depth().requests == 0)
     assert len(gate.jobs) == 1
+
+
+def test_a_deadline_that_passes_while_computing_is_504_and_gives_the_engine_back(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[Job] = []
+
+    def endless_once(jobs: Sequence[Job], *rest: Any) -> Any:
+        met.extend(jobs)
+        checkpoint = rest[-1]
+        while len(met) == 1:
+            checkpoint()
+        return evaluate(jobs, *rest)
+
+    monkeypatch.setattr("lossd.engine.evaluate", endless_once)
+    late = served.client.evaluate(document(timeout_ms=1000))  # time enough to begin
+    problem(late, 504, "deadline_exceeded")
+    assert served.client.evaluate(document()).is_success
+    assert len(met) == 2
 
 
 def test_a_deadline_counts_the_reading_as_well(served: Served) -> None:
