@@ -45,7 +45,7 @@ from lossd_client.errors import (
 
 State = Literal["starting", "compiling", "ready", "draining", "stopped", "failed"]
 
-NUMERICS = "2"
+NUMERICS = "3"
 """Counted up whenever the bits of an answer change for another reason than a new torch."""
 
 CANARY_EVERY_S = 10.0

@@ -13,6 +13,7 @@ from torch import Tensor
 from lossd.core import tiles as tl
 from lossd.core import vocabulary as v
 from lossd.core.confusion import hard_counts
+from lossd.core.in_place import SCORES
 from lossd.core.job import HALF_TOP_EXPONENT, TORCH_DTYPES, Job, Outcome
 from lossd_client.wire import NUMPY_DTYPES, Array, numbered
 
@@ -72,6 +73,18 @@ class GradientWriter:
             return
         tl.unpack_added(tiles, piece, self._grouped(self._stage(piece.sample)))
         self._received(piece.sample, piece.total)
+
+    def place(self, number: int) -> Tensor | None:
+        """Where a sample's gradient `[C, P]` may be written at once; None if it is added up."""
+        index, row = self._where[number]
+        if not self._direct or self.arrays[index].dtype not in SCORES:
+            return None
+        return self.arrays[index][row]
+
+    def placed(self, number: int, factor: float) -> None:
+        """Says that it was written, multiplied with a power of two."""
+        index, row = self._where[number]
+        self.scales[index][row] = 1.0 / factor
 
     def add(self, number: int, gradient: Tensor) -> None:
         """A whole contribution `[C, P]` to one of the job's samples."""

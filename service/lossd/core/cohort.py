@@ -269,11 +269,10 @@ class Cohort:
     ) -> None:
         region = torch.zeros_like(coefficients.region) if only_focused else coefficients.region
         self._passes.gradients(
-            sorted(writers),
+            writers,
             self._gammas[number],
             self._by_group(region.unflatten(2, (self._pixel[0].shape[2], -1))),
             self._by_group(coefficients.pixel_in_round(number, only_focused=only_focused)),
-            lambda piece, tiles: writers[piece.sample].take(piece, tiles),
         )
 
     # -- shapes ----------------------------------------------------------------------------------

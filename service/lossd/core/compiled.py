@@ -18,7 +18,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Literal
@@ -27,11 +27,9 @@ import structlog
 import torch
 from torch import Tensor
 
-from lossd.core import distribution, pointwise, sigmoid, softmax, summation
+from lossd.core import distribution, in_place, pointwise, sigmoid, softmax, summation
 from lossd.core import vocabulary as v
-
-TILE_PIXELS = 4096
-"""Pixels per tile; static in every graph."""
+from lossd.core.tiles import TILE_PIXELS
 
 Family = Literal[
     "softmax_labels", "softmax_distribution", "softmax_rich", "sigmoid", "sigmoid_rich"
@@ -76,6 +74,8 @@ class Kernels:
     statistics: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
     value_map: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    in_place: in_place.InPlace | None = None
+    """What takes the place of the first two, where there is such a thing."""
 
 
 _SOURCE: dict[Family, Kernels] = {
@@ -165,12 +165,13 @@ def compile_kernels(
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     # Forked compile workers can deadlock in a process that has threads.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    library = in_place.build(cache) if device.type == "cpu" else None
     table: KernelTable = {}
     for done, (family, dtype) in enumerate(kinds):
         if on_progress:
             on_progress(done, len(kinds))
         started = time.perf_counter()
-        table[family, dtype] = _compile(family, dtype, device)
+        table[family, dtype] = _compile(family, dtype, device, library)
         log.info(
             "kernel_ready",
             family=family,
@@ -183,20 +184,29 @@ def compile_kernels(
     return table
 
 
-def _compile(family: Family, dtype: torch.dtype, device: torch.device) -> Kernels:
+def _compile(
+    family: Family, dtype: torch.dtype, device: torch.device, library: Path | None
+) -> Kernels:
     source = _SOURCE[family]
     # Called from C++ a kernel lets go of Python's lock; called from Python it would hold up every
     # other thread of the service while it runs.
     options: dict[str, str | int | bool | Callable[..., Any]] = {
         "cpp_wrapper": device.type == "cpu"
     }
-    kernels = Kernels(
-        *(
-            torch.compile(_own_code(function), dynamic=True, fullgraph=True, options=options)
-            for function in (source.statistics, source.gradient, source.value_map)
-            if isinstance(function, FunctionType)
+
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = _own_code(function)
+        return torch.compile(own, dynamic=True, fullgraph=True, options=options)
+
+    kernels = replace(source, value_map=compiled(source.value_map))
+    if library is not None and dtype == torch.float32 and family in in_place.FAMILIES:
+        kernels = replace(kernels, in_place=in_place.InPlace(library, family))
+    else:
+        kernels = replace(
+            kernels,
+            statistics=compiled(source.statistics),
+            gradient=compiled(source.gradient),
         )
-    )
     canonical = example(family, dtype, device, _CANONICAL_TILES, _CANONICAL_CLASSES)
     run_kernels_first(kernels, canonical)
     for tiles, classes in _PROBES:
@@ -205,8 +215,9 @@ def _compile(family: Family, dtype: torch.dtype, device: torch.device) -> Kernel
     return kernels
 
 
-def _own_code(function: FunctionType) -> Callable[..., Any]:
+def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     """Copy of a function: the compiler counts graphs per code object, and dtypes share none."""
+    assert isinstance(function, FunctionType)  # noqa: S101 - what _SOURCE holds
     return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 

@@ -25,8 +25,9 @@ from lossd.core.cohort import Cohort, Member
 from lossd.core.compiled import KernelTable
 from lossd.core.finite import non_finite_error
 from lossd.core.job import AnyJob, Job, Outcome, Part, RowJob
-from lossd.core.passes import Passes, Sample, Workspace
+from lossd.core.passes import Passes, Workspace
 from lossd.core.rows import evaluate_rows
+from lossd.core.tiles import Sample
 from lossd.core.whole import compute_sample_losses
 from lossd_client.errors import LossdError
 

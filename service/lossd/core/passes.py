@@ -7,8 +7,9 @@ the sample's tiles, so that nothing of a sample depends on the company it is com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,31 +20,33 @@ from lossd.core.checkpoint import Checkpoint, go_on
 from lossd.core.compiled import (
     DISTRIBUTION_FAMILIES,
     SIGMOID_FAMILIES,
-    TILE_PIXELS,
     Family,
     Kernels,
     KernelTable,
 )
 from lossd.core.distance import DistanceMaps
+from lossd.core.in_place import InPlace
+from lossd.core.tiles import TILE_PIXELS, Sample
 
+_LOT_LOGITS = 1 << 22
+"""About 10 ms on two processors."""
 _MIN_TILES = 2  # a pile of one tile is a graph of its own, with other last bits
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One sample's tensors as groups, see `tiles`: softmax G = 1, D = C; sigmoid G = C, D = 1."""
+class Receiver(Protocol):
+    """What takes the gradient of some samples."""
 
-    logits: Tensor
-    """`[G, D, P]`."""
-    target: Tensor
-    """`[G, 1, P]`, or `[1, C, P]` for a distribution; labels may stand for a distribution."""
-    weight: Tensor | None
-    """`[1, 1, P]`."""
+    def take(self, piece: tl.Piece, tiles: Tensor) -> None:
+        """A piece of a sample, in tiles `[K, D, TILE_PIXELS]` that are overwritten afterwards."""
 
-    @property
-    def extent(self) -> tl.Extent:
-        """Groups and tiles of the sample."""
-        return tl.Extent(self.logits.shape[0], tl.tiles_of(self.logits.shape[-1]))
+    def place(self, number: int) -> Tensor | None:
+        """Where a sample's gradient `[C, P]` may be written at once; None if it is added up."""
+
+    def placed(self, number: int, factor: float) -> None:
+        """Says that it was, multiplied with a power of two."""
+
+    def add(self, number: int, gradient: Tensor) -> None:
+        """A sample's gradient `[C, P]`."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,20 @@ class Passes:
             Region sums `[ΣG, S, D]` and pixel sums `[ΣG, S, L]`, float64, on the CPU; how many and
             which they are depends on the family, see `vocabulary`.
         """
+        if self._kernels.in_place is not None:
+            return self._sums_in_place(self._kernels.in_place, gamma)
+        return self._packed_sums(gamma)
+
+    def _sums_in_place(self, in_place: InPlace, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        found = []
+        for lot in self._lots(range(len(self.samples))):
+            self._checkpoint()
+            samples = [self.samples[number] for number in lot]
+            found.append(in_place.sums(samples, gamma[lot[0] : lot[-1] + 1]))
+        regions, pixels = zip(*found, strict=True)
+        return self._add_tiles(torch.cat(regions)), self._add_tiles(torch.cat(pixels))
+
+    def _packed_sums(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         everyone = range(len(self.samples))
         tiles = sum(sample.extent.total for sample in self.samples)
         region = pixel = None
@@ -155,22 +172,23 @@ class Passes:
     @torch.no_grad()
     def gradients(
         self,
-        chosen: Sequence[int],
+        receivers: Mapping[int, Receiver],
         gamma: Tensor,
         region: Tensor,
         pixel: Tensor,
-        take: Callable[[tl.Piece, Tensor], None],
     ) -> None:
-        """Derivatives of `Σ_s coefficient_s · sum_s` with respect to the chosen samples' logits.
+        """Derivatives of `Σ_s coefficient_s · sum_s` with respect to some samples' logits.
 
         Args:
-            chosen: numbers of the samples.
+            receivers: who gets them, by number of the sample.
             gamma: focusing exponent of each sample of the batch, `[B]`.
             region: coefficients of the region sums of all groups of the batch, `[ΣG, S, D]`.
             pixel: coefficients of the pixel sums, `[ΣG, S, L]`.
-            take: called with (piece, tiles `[K, D, TILE_PIXELS]`) for every piece; the
-                tiles are overwritten after it returns.
         """
+        chosen = sorted(receivers)
+        if self._kernels.in_place is not None:
+            self._gradients_in_place(self._kernels.in_place, receivers, gamma, region, pixel)
+            return
         for packed in self._packed(chosen):
             self._kernels.gradient(
                 packed.logits,
@@ -181,7 +199,55 @@ class Passes:
                 self._per_group(packed, pixel),
                 packed.out,
             )
-            self._deliver(packed, packed.out, self._depth, take)
+            self._deliver(
+                packed,
+                packed.out,
+                self._depth,
+                lambda piece, tiles: receivers[piece.sample].take(piece, tiles),
+            )
+
+    def _gradients_in_place(
+        self,
+        in_place: InPlace,
+        receivers: Mapping[int, Receiver],
+        gamma: Tensor,
+        region: Tensor,
+        pixel: Tensor,
+    ) -> None:
+        offsets = self.group_offsets()
+        for lot in self._lots(sorted(receivers)):
+            self._checkpoint()
+            groups = torch.tensor(
+                [group for n in lot for group in range(offsets[n], offsets[n + 1])]
+            )
+            places = [receivers[number].place(number) for number in lot]
+            samples = [self.samples[number] for number in lot]
+            targets = [
+                torch.empty(sample.logits.shape, dtype=self._dtype) if place is None else place
+                for sample, place in zip(samples, places, strict=True)
+            ]
+            factors = in_place.gradients(
+                samples, gamma[torch.tensor(lot)], region[groups], pixel[groups], targets
+            )
+            for number, place, target, factor in zip(lot, places, targets, factors, strict=True):
+                if place is None:
+                    receivers[number].add(number, target.flatten(0, 1))
+                else:
+                    receivers[number].placed(number, factor)
+
+    def _lots(self, chosen: Sequence[int]) -> Iterator[list[int]]:
+        """Samples that are computed in one call; between calls a batch can be interrupted."""
+        lot: list[int] = []
+        logits = 0
+        for number in chosen:
+            own = self.samples[number].logits.numel()
+            if lot and logits + own > _LOT_LOGITS:
+                yield lot
+                lot, logits = [], 0
+            lot.append(number)
+            logits += own
+        if lot:
+            yield lot
 
     @torch.no_grad()
     def maps(
@@ -191,7 +257,15 @@ class Passes:
         pixel: Tensor,
         take: Callable[[tl.Piece, Tensor], None],
     ) -> None:
-        """Per-pixel terms of `Σ_s coefficient_s · sum_s`; arguments as in `gradients`, depth 1."""
+        """Per-pixel terms of `Σ_s coefficient_s · sum_s` of the chosen samples.
+
+        Args:
+            chosen: numbers of the samples.
+            gamma: as in `gradients`.
+            pixel: as in `gradients`.
+            take: called with (piece, tiles `[K, 1, TILE_PIXELS]`) for every piece; the tiles are
+                overwritten after it returns.
+        """
         for packed in self._packed(chosen):
             values = self._kernels.value_map(
                 packed.logits,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lossd.core.compiled import TILE_PIXELS
+TILE_PIXELS = 4096
+"""Pixels per tile; static in every graph."""
 
 REMOVED = -1
 """Target of a pixel that does not count."""
@@ -30,6 +31,23 @@ class Extent:
     def total(self) -> int:
         """Tiles of the whole sample."""
         return self.groups * self.tiles
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample's tensors as groups, see above: softmax G = 1, D = C; sigmoid G = C, D = 1."""
+
+    logits: Tensor
+    """`[G, D, P]`."""
+    target: Tensor
+    """`[G, 1, P]`, or `[1, C, P]` for a distribution; labels may stand for a distribution."""
+    weight: Tensor | None
+    """`[1, 1, P]`."""
+
+    @property
+    def extent(self) -> Extent:
+        """Groups and tiles of the sample."""
+        return Extent(self.logits.shape[0], tiles_of(self.logits.shape[-1]))
 
 
 @dataclass(frozen=True)
