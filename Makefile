@@ -17,7 +17,7 @@ setup: .venv/ready ## make .venv with everything; the other targets call it
 .venv/ready: constraints.txt dev-requirements.txt examples/requirements.txt service/pyproject.toml client/pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e client -e service -r dev-requirements.txt -r examples/requirements.txt
+	  -e "client[qa]" -e service -r dev-requirements.txt -r examples/requirements.txt
 	touch $@
 
 demo: setup ## start the service, score real images, show the worst first, stop the service

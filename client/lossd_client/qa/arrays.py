@@ -1,0 +1,143 @@
+"""Arrays in `.npy` files and in the members of an `.npz`: what they are, then what they hold.
+
+Nothing is unpickled. The header is read first, and a file that is shorter than its header says is
+refused before anything is allocated.
+"""
+
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from lossd_client.qa.problems import DataError
+
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,  # a member that is encrypted, or nesting that is too deep
+    # A header is a Python literal, and what numpy's parser says of a broken one is not one class.
+    SyntaxError,
+    tokenize.TokenError,
+    TypeError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_DEFLATE_RATIO = 1032  # what deflate packs a byte of zeros into, at best
+_VERSION_1 = (1, 0)
+_VERSION_2 = (2, 0)
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """A `.npy` file, or a member of an `.npz`.
+
+    Attributes:
+        path: the file on disk.
+        member: the member's name in an `.npz`; None for a `.npy`.
+        archive: the open `.npz`, shared by its members: its directory is read once, not once a
+            member. It closes with the last of them.
+    """
+
+    path: Path
+    member: str | None = None
+    archive: zipfile.ZipFile | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}:{self.member}"
+
+    def header(self) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+        """Shape and dtype; the values are not read.
+
+        Returns:
+            What the header says.
+
+        Raises:
+            DataError: no such file, no array in it, objects in it, or too short for its header.
+        """
+        with self._opened() as (file, size_bytes):
+            shape, _, dtype = _header(file)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects, which are not read")
+            expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+            if size_bytes - file.tell() != expected:
+                raise ValueError(
+                    f"its header asks for {expected} bytes, {size_bytes - file.tell()} follow"
+                )
+            return shape, dtype
+
+    def read(self) -> npt.NDArray[np.generic]:
+        """The array.
+
+        Returns:
+            Its values, in main memory.
+
+        Raises:
+            DataError: as `header`.
+        """
+        self.header()
+        with self._opened() as (file, _):
+            values: npt.NDArray[np.generic] = npy.read_array(file, allow_pickle=False)
+            return values
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[IO[bytes], int]]:
+        try:
+            if self.archive is None or self.member is None:
+                with self.path.open("rb") as file:
+                    yield file, self.path.stat().st_size
+            else:
+                size_bytes = self._member_bytes(self.archive.getinfo(self.member))
+                with self.archive.open(self.member) as file:
+                    yield file, size_bytes
+        except _UNREADABLE as error:
+            raise DataError(str(self), f"cannot be read as an array: {error}") from error
+
+    def _member_bytes(self, info: zipfile.ZipInfo) -> int:
+        """Size of the member, held against what the archive can have packed."""
+        if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise ValueError("it is packed in a way that numpy does not write")
+        if info.file_size > _DEFLATE_RATIO * self.path.stat().st_size:
+            raise ValueError(f"{info.file_size} bytes cannot come out of an archive of this size")
+        return info.file_size
+
+
+def members(path: Path) -> list[ArrayFile]:
+    """Arrays of an `.npz`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its members with the extension `.npy`, in the order of the file.
+
+    Raises:
+        DataError: the file is no archive, or has a member twice.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+    except _UNREADABLE as error:
+        raise DataError(str(path), f"cannot be read as an archive of arrays: {error}") from error
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(str(path), f"has the member {twice!r} twice", kind="duplicate")
+    return [ArrayFile(path, name, archive) for name in names]
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    version = npy.read_magic(file)
+    if version == _VERSION_1:
+        return npy.read_array_header_1_0(file)
+    if version == _VERSION_2:
+        return npy.read_array_header_2_0(file)
+    raise ValueError(f"it has version {version} of the format; read are 1.0 and 2.0")

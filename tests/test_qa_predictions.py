@@ -1,0 +1,205 @@
+"""Predictions: where they are, what they are, and what is wrong with them."""
+
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lossd_client.qa.predictions import (
+    Kind,
+    PredictionSource,
+    Values,
+    check_values,
+    choose_kind,
+    read_predictions,
+)
+from lossd_client.qa.problems import DataError
+
+LOGITS = np.array([[[2.0, -1.0]], [[0.5, 3.0]], [[0.0, 0.0]]], np.float32)
+SOFTMAX = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=0)
+
+
+def archive(path: Path, arrays: dict[str, Values]) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, values in arrays.items():
+            with file.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, values)
+
+
+def one(folder: Path, values: Values) -> PredictionSource:
+    np.save(folder / "a.npy", values)
+    return read_predictions(folder)
+
+
+def test_a_folder_and_an_archive_hold_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "street").mkdir(parents=True)
+    np.save(folder / "street" / "a.npy", LOGITS.astype(np.float16))
+    archive(tmp_path / "all.npz", {"street/a": LOGITS.astype(np.float16)})
+    for source in (read_predictions(folder), read_predictions(tmp_path / "all.npz")):
+        (entry,) = source
+        assert (entry.name, entry.shape, entry.holds) == ("street/a", (3, 1, 2), "floats")
+        assert (entry.size, entry.class_count) == ((1, 2), 3)
+        assert entry.read().dtype == np.float16
+        assert (entry.read() == LOGITS).all()
+
+
+def test_one_member_at_a_time_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "all.npz"
+    np.savez_compressed(path, a=LOGITS, b=LOGITS, c=LOGITS)
+    # b's data is broken; the others can be read all the same.
+    with zipfile.ZipFile(path) as file:
+        place = file.getinfo("b.npy").header_offset
+    data = bytearray(path.read_bytes())
+    data[place + 60 : place + 70] = bytes(10)
+    path.write_bytes(data)
+    source = read_predictions(path)
+    assert [entry.name for entry in source] == ["a", "c"]
+    assert all((entry.read() == LOGITS).all() for entry in source)
+    (problem,) = source.problems
+    assert (problem.kind, problem.file) == ("unreadable", f"{path}:b.npy")
+
+
+def test_pictures_and_integers_are_labels(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 2]], np.uint8)).save(tmp_path / "a.png")
+    np.save(tmp_path / "b.npy", np.array([[1, 0]]))
+    source = read_predictions(tmp_path)
+    assert [entry.class_count for entry in source] == [None, None]
+    assert [entry.size for entry in source] == [(1, 2), (1, 2)]
+    assert [entry.read().tolist() for entry in source] == [[[0, 2]], [[1, 0]]]
+    assert choose_kind(source).kind == "labels"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "reason"),
+    [
+        (LOGITS, "logits", "lies in [-1, 3]"),
+        (SOFTMAX, "probabilities", "adds up to 1 over its classes"),
+        (SOFTMAX.astype(np.float16), "probabilities", "adds up to 1 over its classes"),
+        (np.array([[0.25, 0.5]]), "probabilities", "lies in [0.25, 0.5]"),
+        (np.array([[[0.25, 0.5]]]), "probabilities", "lies in [0.25, 0.5]"),
+        (np.array([[-0.25, 0.5]]), "logits", "lies in [-0.25, 0.5]"),
+        (np.array([[0.0, 3.0]]), "labels", "whole numbers up to 3"),
+        (np.array([[0.5, 3.0]]), "logits", "lies in [0.5, 3]"),
+        (np.array([[True, False]]), "labels", "holds integers"),
+    ],
+)
+def test_auto_says_its_choice_and_why(
+    tmp_path: Path, values: Values, kind: Kind, reason: str
+) -> None:
+    choice = choose_kind(one(tmp_path, values))
+    assert choice.kind == kind
+    assert reason in choice.reason
+
+
+def test_auto_does_not_guess(tmp_path: Path) -> None:
+    source = one(tmp_path, np.array([[[0.9, 0.1]], [[0.9, 0.2]]]))
+    with pytest.raises(DataError, match=r"adds up to 0\.3 to 1\.8 .*; say --prediction-kind"):
+        choose_kind(source)
+    assert choose_kind(source, "logits").kind == "logits"
+    np.save(tmp_path / "b.npy", LOGITS)
+    np.save(tmp_path / "a.npy", SOFTMAX)
+    with pytest.raises(DataError, match=r"differ: .*Say --prediction-kind"):
+        choose_kind(read_predictions(tmp_path))
+    with pytest.raises(DataError, match="no prediction that can be read"):
+        choose_kind(PredictionSource("p", ()))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "told"),
+    [
+        (LOGITS, "probabilities", "has probabilities -1.0 to 3.0; allowed are 0 to 1"),
+        (np.array([[0, 3]]), "labels", "predicts labels 0 to 3; allowed are 0 to 2"),
+        (np.array([[-1, 2]]), "labels", "predicts labels -1 to 2"),
+        (np.array([[0.5, 2]]), "labels", "no whole numbers"),
+        (LOGITS, "labels", r"the shape \[3, 1, 2\]; predicted labels are \[H, W\]"),
+        (np.array([[0, 1]]), "logits", "holds int64; logits are floats"),
+        (np.array([[0.0, np.nan, np.inf]]), "logits", "2 values are not finite"),
+        (np.zeros((3, 0, 2)), "logits", "without a value"),
+    ],
+)
+def test_values_that_are_not_of_their_kind_are_told(values: Values, kind: Kind, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        check_values(values, kind, 3, "a.npy")
+
+
+def test_files_that_cannot_be_read_are_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
+    np.save(tmp_path / "fine.npy", LOGITS)
+    np.save(tmp_path / "text.npy", np.array([["a"]]))
+    np.save(tmp_path / "line.npy", np.zeros(3))
+    np.save(tmp_path / "stack.npy", np.zeros((2, 3, 4), int))
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    (tmp_path / "huge.npy").write_bytes(
+        b"\x93NUMPY\x01\x00\x76\x00"
+        + b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999, 99999, 99)}".ljust(117)
+        + b"\n"
+    )
+    source = read_predictions(tmp_path)
+    assert [entry.name for entry in source] == ["fine"]
+    told = "\n".join(map(str, source.problems))
+    assert len(source.problems) == 5
+    for piece in (
+        "text.npy: holds <U1",
+        "line.npy: has the shape [3]; wanted is [C, H, W] or [H, W]",
+        "stack.npy: has the shape [2, 3, 4]; wanted is [H, W]",
+        "broken.npz: cannot be read as an archive of arrays",
+        "huge.npy: cannot be read as an array: its header asks for",
+    ):
+        assert piece in told
+
+
+def test_a_member_that_stands_there_twice_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "all.npz"
+    np.savez(path, a=LOGITS)
+    data = zipfile.ZipFile(path).read("a.npy")
+    with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("a.npy", data)
+    (problem,) = read_predictions(path).problems
+    assert (problem.kind, problem.detail) == ("duplicate", "has the member 'a.npy' twice")
+
+
+def test_a_member_that_claims_more_than_the_archive_can_hold_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "all.npz"
+    np.savez_compressed(path, a=LOGITS)
+    with zipfile.ZipFile(path) as file:
+        size_bytes = file.getinfo("a.npy").file_size
+    # The directory at the end of the archive repeats the size, and is what readers believe.
+    front, _, back = path.read_bytes().rpartition(struct.pack("<I", size_bytes))
+    path.write_bytes(front + struct.pack("<I", 2**31) + back)
+    (problem,) = read_predictions(path).problems
+    assert "2147483648 bytes cannot come out of an archive of this size" in problem.detail
+
+
+def test_an_array_of_the_second_version_is_read_and_of_no_later(tmp_path: Path) -> None:
+    for version in ((2, 0), (3, 0)):
+        with (tmp_path / f"v{version[0]}.npy").open("wb") as file:
+            np.lib.format.write_array(file, LOGITS, version=version)
+    source = read_predictions(tmp_path)
+    assert [entry.read().tolist() for entry in source] == [LOGITS.tolist()]
+    (problem,) = source.problems
+    assert "version (3, 0) of the format; read are 1.0 and 2.0" in problem.detail
+
+
+def test_a_member_that_is_packed_otherwise_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "all.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as file, file.open("a.npy", "w") as member:
+        np.lib.format.write_array(member, LOGITS)
+    (problem,) = read_predictions(path).problems
+    assert "packed in a way that numpy does not write" in problem.detail
+
+
+def test_a_member_that_leads_elsewhere_is_told(tmp_path: Path) -> None:
+    archive(tmp_path / "all.npz", {"../a": LOGITS})
+    (problem,) = read_predictions(tmp_path / "all.npz").problems
+    assert "no name of a file below the folder" in problem.detail
+
+
+def test_a_place_without_predictions_is_told(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(
+            DataError, match=r"holds no predictions\. Looked for: a folder of \.npy"
+        ):
+            read_predictions(place)
