@@ -54,7 +54,8 @@ def as_tiles(values: Tensor, fill: float) -> Tensor:
     tiles = tiles_of(values.shape[-1])
     room = torch.full((*values.shape[:2], tiles * TILE_PIXELS), fill, dtype=torch.float64)
     room[:, :, : values.shape[-1]] = values.double()
-    return room.unflatten(2, (tiles, TILE_PIXELS)).transpose(1, 2).flatten(0, 1)
+    cut: Tensor = room.unflatten(2, (tiles, TILE_PIXELS))
+    return cut.transpose(1, 2).flatten(0, 1)
 
 
 def arguments(family: in_place.Family, sample: Sample, gamma: float) -> tuple[Tensor, ...]:
