@@ -413,13 +413,13 @@ def test_a_single_job_may_take_longer_than_a_batch_should(shared: Shared) -> Non
     assert [len(shared.take()), len(shared.take()), len(shared.take())] == [1, 1, 1]
 
 
-def test_company_at_most_doubles_what_the_first_key_waits_for(shared: Shared) -> None:
+def test_company_adds_at_most_half_of_what_the_first_key_waits_for(shared: Shared) -> None:
     shared.train(0.001)
     shared.put(A, 0.001, times=100)
     shared.put(B, 0.001)
     shared.batcher.charge(shared.put(A, 0.001), 1.0)
     keys = shared.run()
-    assert keys == ["b", "a", "a", "a"]  # 2 ms and 1 ms, times two
+    assert keys == ["b", "a"]  # 2 ms and 1 ms, and half of that
 
 
 def test_only_what_costs_the_same_is_shared_between_keys(shared: Shared) -> None:
@@ -437,7 +437,7 @@ def test_small_requests_of_many_keys_share_batches(shared: Shared) -> None:
     batches = 0
     while shared.run():
         batches += 1
-    assert batches <= 4
+    assert batches <= 6
 
 
 def test_company_does_not_overtake_keys_of_other_groups(shared: Shared) -> None:
@@ -646,7 +646,7 @@ def test_a_wait_is_the_backlog_of_the_key_at_its_share(shared: Shared) -> None:
     shared.put(B, times=100)
     assert shared.batcher.predicted_wait_s("a") == pytest.approx(1.0)
     shared.take()
-    assert shared.batcher.predicted_wait_s("c") == pytest.approx(0.017)  # of the batch before it
+    assert shared.batcher.predicted_wait_s("c") == pytest.approx(0.007)  # of the batch before it
 
 
 def test_a_wait_follows_what_jobs_turn_out_to_cost(shared: Shared) -> None:

@@ -12,9 +12,9 @@ Goyal, Vin and Cheng 1996): every key has a virtual time, which its jobs advance
 took, divided by the key's weight, and the key that is furthest behind goes first. Who comes back
 from idling starts at the virtual time of those who are served, so that idling earns nothing and
 costs nothing. While several keys are active, a batch ends before it is predicted to take longer
-than `fair_batch_s`, jobs of other keys at most double what those of its first key take and are
-of the same workload, so that the time can be divided, and a key that is behind may overtake a batch
-that is being computed.
+than `fair_batch_s`, jobs of other keys add at most half of what those of its first key take and
+are of the same workload, so that the time can be divided, and a key that is behind may overtake a
+batch that is being computed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ACTIVE_S: Final = 5.0
 _DRAINING_RETRY_AFTER_S = 1.0
 # How many times longer than the jobs of its first key a batch may take: the others share its cost,
 # the first one has to wait for them.
-_COMPANY = 2.0
+_COMPANY = 1.5
 
 Reason = Literal["idle", "full", "delay", "largest", "fair", "drain"]
 """Why a batch left: nothing else waited, a limit was reached, its oldest job had waited long
@@ -56,7 +56,7 @@ class Limits:
     queue_samples: int
     queue_bytes: int
     max_delay_s: float
-    fair_batch_s: float = 0.02
+    fair_batch_s: float = 0.008
     """Longest batch by prediction while several keys are active; a single job may take longer."""
     newcomer_weight: float = 0.0
     """The part of the queue that active keys leave to the next one that comes, as a weight."""

@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     """How long a tensor is kept after it was last used, in seconds."""
     max_delay_ms: float = Field(default=20.0, ge=0)
     """Longest that a request may be overtaken by larger groups; an idle engine never waits."""
-    fair_batch_ms: float = Field(default=20.0, gt=0)
+    fair_batch_ms: float = Field(default=8.0, gt=0)
     """Longest batch, by prediction, while several keys are active, in milliseconds: what a request
     of one key may have to wait for those of another."""
     timeout_ms: float = Field(default=60_000.0, gt=0)
