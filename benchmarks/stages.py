@@ -20,7 +20,7 @@ from benchmarks import jobs
 from benchmarks.core import SHAPES
 from benchmarks.engine import Core
 from benchmarks.report import Report, Row, Section, environment
-from lossd.core import answer, cohort, compiled, passes, tiles
+from lossd.core import answer, cohort, compiled, in_place, passes, tiles
 from lossd.core.job import AnyJob
 from lossd_client.wire import GradientDtype
 
@@ -30,6 +30,8 @@ _PLACES: tuple[tuple[str, object, str], ...] = (
     ("pack", tiles, "pack"),
     ("per_tile", passes.Passes, "_per_tile"),
     ("per_tile", passes.Passes, "_per_group"),
+    ("pass_1", in_place.InPlace, "sums"),
+    ("pass_2", in_place.InPlace, "gradients"),
     ("add_tiles", passes.Passes, "_add_tiles"),
     ("heads", cohort.Cohort, "_heads"),
     ("heads", cohort.Cohort, "_evaluate"),
@@ -102,6 +104,7 @@ class Stopwatch:
                 self.measured("pass_1", until_done(kernels.statistics)),
                 self.measured("pass_2", until_done(kernels.gradient)),
                 kernels.value_map,
+                kernels.in_place,
             )
             for key, kernels in table.items()
         }
