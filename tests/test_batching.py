@@ -22,7 +22,13 @@ from lossd_client.errors import (
 )
 
 LIMITS = Limits(
-    batch_samples=8, batch_bytes=100, queue_samples=20, queue_bytes=300, max_delay_s=0.5
+    batch_samples=8,
+    batch_bytes=100,
+    queue_samples=20,
+    queue_bytes=300,
+    max_delay_s=0.5,
+    fair_batch_s=0.02,
+    newcomer_weight=0.0,
 )
 
 
@@ -637,16 +643,24 @@ def test_the_time_to_return_is_when_there_will_be_room(shared: Shared, others: i
     assert predicted_s == pytest.approx(taken_s, rel=0.35)
 
 
+def wait_s(shared: Shared, key: Caller) -> float:
+    """What a request is told that would need the whole queue."""
+    with pytest.raises(QueueFullError) as refused:
+        shared.batcher.check_room(key, nbytes=FAIR.queue_bytes)
+    assert refused.value.retry_after_s is not None
+    return refused.value.retry_after_s
+
+
 def test_a_wait_is_the_backlog_of_the_key_at_its_share(shared: Shared) -> None:
     shared.train(0.005)
-    assert shared.batcher.predicted_wait_s("a") == 0.0
+    shared.batcher.check_room(A, nbytes=FAIR.queue_bytes)  # it would be the next
     shared.put(A, times=100)
-    assert shared.batcher.predicted_wait_s("a") == pytest.approx(0.5)
-    assert shared.batcher.predicted_wait_s("b") == 0.0  # it would be the next
+    assert wait_s(shared, A) == pytest.approx(0.5)
+    shared.batcher.check_room(B, nbytes=FAIR.queue_bytes)
     shared.put(B, times=100)
-    assert shared.batcher.predicted_wait_s("a") == pytest.approx(1.0)
+    assert wait_s(shared, A) == pytest.approx(1.0)
     shared.take()
-    assert shared.batcher.predicted_wait_s("c") == pytest.approx(0.007)  # of the batch before it
+    assert wait_s(shared, A) == pytest.approx(199 * 0.005 + 0.007)  # and of the batch before it
 
 
 def test_a_wait_follows_what_jobs_turn_out_to_cost(shared: Shared) -> None:
@@ -656,7 +670,7 @@ def test_a_wait_follows_what_jobs_turn_out_to_cost(shared: Shared) -> None:
         shared.run()
     left = shared.batcher.depth().requests
     assert left
-    assert shared.batcher.predicted_wait_s("a") == pytest.approx(0.5 * left, rel=0.2)
+    assert wait_s(shared, A) == pytest.approx(0.5 * left, rel=0.2)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -735,7 +749,7 @@ class SharedMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limits = replace(LIMITS, newcomer_weight=1.0, fair_batch_s=0.02)
+        self.limits = replace(LIMITS, newcomer_weight=1.0)
         self.shared = Shared(self.limits)
         self.waiting: list[Ticket[float, str]] = []
         self.running: list[Ticket[float, str]] = []

@@ -616,7 +616,6 @@ def test_an_engine_with_keys_keeps_room_for_the_next_one(
         assert refused.value.retry_after_s is not None
         with pytest.raises(QueueFullError):
             engine.check_room(key("a"), nbytes=0)
-        assert engine.predicted_wait_s("a") > 0
         engine.check_room(key("b"), nbytes=0)
         engine.submit(job(), timeout_s=10, caller=key("b"))
         gate.opened.set()

@@ -43,7 +43,8 @@ LAYERS = [
         "spans",
     },
     {"receiving", "sending", "http_protocol", "offload"},
-    {"requests", "tensor_calls", "gauges", "access", "metering"},
+    {"problems"},
+    {"requests", "tensor_calls", "gauges", "access", "metering", "accounting"},
     {"app"},
     {"__main__"},
 ]

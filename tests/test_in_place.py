@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 from torch import Tensor
 
 from lossd.core import compiled, in_place, sigmoid, softmax
 from lossd.core.in_place import InPlace
 from lossd.core.tiles import TILE_PIXELS, Sample, tiles_of
 from lossd.settings import Settings
+
+in_place_build = in_place.build
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(compiled.choose_mode(CPU) == "eager", reason="needs a C++ compiler")
@@ -191,6 +194,22 @@ def test_a_sample_has_the_same_bits_in_any_company(library: Path, family: in_pla
 
 def test_a_compiler_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "false")
-    with pytest.raises(RuntimeError, match="false cannot compile"):
+    with pytest.raises(in_place.CompilerError, match="false cannot compile"):
         in_place.build(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_library_the_kernels_in_torch_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_place, "_FLAGS", ("--no-such-flag",))
+    shared = compiled.cache_folder(Settings().cache_dir, CPU)  # only the library is to be missing
+    monkeypatch.setattr(in_place, "build", lambda _: in_place_build(tmp_path))
+    with capture_logs() as logs, torch.compiler.set_stance("default"):
+        table = compiled.compile_kernels(CPU, shared, [("sigmoid", torch.float32)])
+    kernels = table["sigmoid", torch.float32]
+    assert kernels.in_place is None
+    assert kernels.statistics is not sigmoid.statistics
+    assert [entry["event"] for entry in logs if "in_place" in entry["event"]] == [
+        "in_place_unavailable"
+    ]

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from generate_docs import declared_metrics
 from jobs import TASKS, case, make_job
 from lossd import __version__, device_memory, event_loop, gauges, metrics
-from lossd.app import Accounting
+from lossd.accounting import Accounting
 from lossd.core.evaluation import _samples, evaluate
 from lossd.core.job import AnyJob, Job
 from lossd.engine import Engine, State

@@ -19,6 +19,7 @@ from lossd_client.qa.classes import (
 from lossd_client.qa.names import path_name, url_name
 from lossd_client.qa.painting import UNLABELLED
 from lossd_client.qa.problems import DataError
+from lossd_client.wire import SAFETENSORS_CODES
 
 
 @pytest.mark.parametrize(
@@ -140,13 +141,14 @@ def test_every_label_is_a_class_or_ignored_or_told(values: list[int], class_coun
 
 
 @pytest.mark.parametrize(
-    ("class_count", "dtype"), [(255, "uint8"), (256, "uint16"), (70_000, "uint32")]
+    ("class_count", "dtype"), [(255, "uint8"), (256, "int16"), (32_767, "int16"), (70_000, "int32")]
 )
 def test_the_smallest_type_has_room_for_every_class_and_the_ignored(
     class_count: int, dtype: str
 ) -> None:
     small, ignored = compact(np.array([[class_count - 1, IGNORED]], np.int32), class_count)
     assert small.dtype == dtype
+    assert small.dtype.name in SAFETENSORS_CODES  # or it could not be sent
     assert small.tolist() == [[class_count - 1, ignored]]
     assert ignored >= class_count
 

@@ -227,6 +227,14 @@ def test_a_body_is_refused_by_its_announced_length(small: Served) -> None:
     assert answer.headers["connection"] == "close"
 
 
+def test_a_refusal_of_what_was_read_keeps_the_connection(small: Served) -> None:
+    target = {"rle": {"size": [2048, 2048], "counts": [2048 * 2048]}}
+    document = {"losses": ["dice"], "inputs": {"logits": [[[[0.0]]]], "target": target}}
+    answer = small.client.evaluate(document)
+    problem(answer, 413, "too_large")
+    assert "connection" not in answer.headers
+
+
 def test_a_body_without_a_length_is_refused_when_it_gets_too_long(small: Served) -> None:
     problem(small.client.evaluate_bytes(iter([b" " * MIB, b" "]), JSON), 413, "too_large")
 

@@ -34,6 +34,7 @@ The service raises these classes and one handler writes them as `application/pro
 class are stated here and nowhere else.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -74,6 +75,11 @@ class LossdError(Exception):
     def title(cls) -> str:
         """Sentence that describes the class; the same for every occurrence."""
         return (cls.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def retry_after(self) -> str | None:
+        """Value of a `Retry-After` header: whole seconds, rounded up, so that waiting is enough."""
+        return None if self.retry_after_s is None else str(max(1, math.ceil(self.retry_after_s)))
 
     def problem(self) -> dict[str, Any]:
         """Document of RFC 9457 for this error."""

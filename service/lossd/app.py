@@ -1,12 +1,8 @@
-"""The HTTP face: routes, start and stop, one error handler. No tensors, no rules."""
+"""The HTTP face: routes, start and stop. No tensors, no rules."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import time
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,15 +12,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.routing import Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from lossd import __version__, metrics
+from lossd import __version__
 from lossd.access import Access
+from lossd.accounting import Accounting
 from lossd.api_description import ANY_ERROR, DESCRIPTION, EVALUATE, FORGET, GIVE, KEEP
-from lossd.callers import ANONYMOUS
 from lossd.catalogue import catalogue, describe
 from lossd.device_tensors import DeviceTensors
 from lossd.engine import Engine
@@ -32,6 +24,7 @@ from lossd.event_loop import watched_event_loop
 from lossd.gauges import read_gauges
 from lossd.keys import KeyFile
 from lossd.metering import Metering
+from lossd.problems import answer_problem
 from lossd.quotas import Quotas
 from lossd.receiving import CODINGS, Arrivals
 from lossd.requests import KeptTensors, answer_evaluation
@@ -39,36 +32,18 @@ from lossd.sending import PartsResponse
 from lossd.settings import Settings
 from lossd.tensor_calls import describe_kept, forget_tensor, give_tensor, keep_tensors, swept
 from lossd.tensors import TensorStore
-from lossd.tracing import NOT_TRACED, RequestTrace, Tracing
 from lossd_client.errors import (
-    BodyTimeoutError,
-    InternalError,
     LossdError,
-    MethodNotAllowedError,
-    NotFoundError,
     NotReadyError,
-    QueueFullError,
-    QuotaExceededError,
-    TooLargeError,
-    UnauthorizedError,
-    UnsupportedCodingError,
 )
 from lossd_client.wire import (
     JSON,
     MULTIPART,
     OCTET_STREAM,
-    PROBLEM,
-    REQUEST_ID_HEADER,
     SAFETENSORS,
 )
 
 log = structlog.get_logger(__name__)
-
-_MAX_REQUEST_ID_LENGTH = 128
-_ROUTING_ERRORS: dict[int, type[LossdError]] = {404: NotFoundError, 405: MethodNotAllowedError}
-_CLIENT_GONE = 499
-_UNANSWERED = "unanswered"  # cut off while the service stopped
-_PROBES = ("/health/", "/metrics")
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
@@ -96,15 +71,13 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         lifespan=lifespan,
     )
     quotas = Quotas(settings.default_allowance())
-    app.add_middleware(
-        Metering, quotas=quotas, max_body_bytes=settings.max_body_mib << 20, answer=_problem
-    )
+    app.add_middleware(Metering, quotas=quotas, max_body_bytes=settings.max_body_mib << 20)
     # A single body of the largest size must always find room.
     app.state.arrivals = Arrivals(max(settings.max_arriving_mib, settings.max_body_mib) << 20)
     _add_access(app, settings)
     app.add_middleware(Accounting, tracing=engine.tracing)  # around the others: it answers, too
-    app.add_exception_handler(LossdError, _problem)
-    app.add_exception_handler(HTTPException, _problem)  # anything else: see Accounting
+    app.add_exception_handler(LossdError, answer_problem)
+    app.add_exception_handler(HTTPException, answer_problem)  # anything else: see Accounting
     _add_evaluation(app, settings, engine, kept)
     _add_tensors(app, settings, kept.store)
     _add_catalogue(app)
@@ -236,168 +209,3 @@ def _add_operation(
         """Prometheus text format."""
         read_gauges(engine)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-
-async def _problem(request: Request, error: Exception) -> Response:
-    """Any error as `application/problem+json`; the one place where errors become answers."""
-    problem = _as_lossd_error(error)
-    problem.request_id = request.state.request_id
-    request.state.code = problem.code
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    if problem.retry_after_s is not None:
-        # Rounded up: whoever comes back then is let in.
-        headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
-    if isinstance(problem, UnauthorizedError):
-        headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(problem, MethodNotAllowedError):
-        headers["Allow"] = _allowed(request)
-    if isinstance(problem, UnsupportedCodingError):
-        headers["Accept-Encoding"] = ", ".join(CODINGS)
-    if _leaves_body(request, problem):
-        headers["Connection"] = "close"
-    # Escaped to ASCII: an error may repeat text of the caller's that UTF-8 cannot hold.
-    return Response(
-        json.dumps(problem.problem()), problem.status, headers=headers, media_type=PROBLEM
-    )
-
-
-def _allowed(request: Request) -> str:
-    """Methods of the address, of all its routes; the exception names those of the first."""
-    routes = [one for one in request.app.routes if one.matches(request.scope)[0] != Match.NONE]
-    return ", ".join(sorted(method for one in routes for method in one.methods))
-
-
-def _leaves_body(request: Request, problem: LossdError) -> bool:
-    """Whether a part of the request's body, or all of it, is not read."""
-    if isinstance(problem, (UnauthorizedError, QuotaExceededError, QueueFullError)):
-        sent = request.headers
-        announced = sent.get("content-length", "0") != "0" or "transfer-encoding" in sent
-        return announced and not request.state.body_ended
-    return isinstance(problem, (TooLargeError, BodyTimeoutError))
-
-
-def _as_lossd_error(error: Exception) -> LossdError:
-    if isinstance(error, LossdError):
-        return error
-    if isinstance(error, HTTPException) and error.status_code in _ROUTING_ERRORS:
-        return _ROUTING_ERRORS[error.status_code]()
-    log.error("unexpected_error", exc_info=error)
-    return InternalError()
-
-
-class Accounting:
-    """Gives every request its id, its line in the log, its place in the metrics and its trace.
-
-    What no handler caught becomes an answer here, not further out: it needs its id, too.
-    """
-
-    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
-        self._app = app
-        self._tracing = tracing
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or whatever else ASGI has."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        account = _Account(scope, receive, send, self._tracing)
-        try:
-            await self._app(scope, account.receive, account.send)
-        except ClientDisconnect:
-            account.status, account.state["code"] = _CLIENT_GONE, "client_gone"
-        except Exception as error:
-            if account.status:
-                account.state["code"] = InternalError.code
-                raise  # half an answer is out; the server closes the connection
-            response = await _problem(Request(scope), error)
-            await response(scope, receive, account.send)
-        finally:
-            account.close()
-
-
-class _Account:
-    """What is noted of one request."""
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, tracing: Tracing) -> None:
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._started_s = time.perf_counter()
-        self._sent_bytes = 0
-        # Probes come every few seconds for ever; they are for those who ask for them.
-        self._probe = scope["path"].startswith(_PROBES)
-        self._trace: RequestTrace = NOT_TRACED
-        if not self._probe:
-            self._trace = tracing.start_request(scope)
-        self.status = 0
-        """Of the answer, as soon as its head is sent."""
-        request_id = _request_id(scope)
-        self.state: dict[str, Any] = scope.setdefault("state", {})
-        self.state.update(
-            request_id=request_id, caller=ANONYMOUS, trace=self._trace, body_ended=False
-        )
-        # Every line of this task says whose it is, also the server's that may come after the last
-        # of ours, and so this is not undone.
-        clear_contextvars()
-        bind_contextvars(request_id=request_id)
-        if self._trace.trace_id:
-            bind_contextvars(trace_id=self._trace.trace_id)
-        metrics.REQUESTS_IN_PROGRESS.inc()
-
-    async def receive(self) -> Message:
-        """Hands on what comes, and notes the end of the body."""
-        message = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            self.state["body_ended"] = True
-        return message
-
-    async def send(self, message: Message) -> None:
-        """Sends a part of the answer on, the head with the request's id."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            header = (REQUEST_ID_HEADER.lower().encode(), self.state["request_id"].encode())
-            message["headers"] = [*message.get("headers", []), header]
-        else:
-            self._sent_bytes += len(message.get("body", b""))
-        await self._send(message)
-
-    def close(self) -> None:
-        """Writes it down."""
-        seconds = time.perf_counter() - self._started_s
-        scope, state = self._scope, self.state
-        template: str | None = getattr(scope.get("route"), "path", None)
-        route = template or "unknown"
-        code: str = state.get("code", "ok" if self.status else _UNANSWERED)
-        samples: int = state.get("samples", 0)
-        metrics.REQUESTS.labels(route, str(self.status), code, state["caller"].name).inc()
-        metrics.REQUEST_SECONDS.labels(route).observe(seconds)
-        metrics.SENT_BYTES.labels(state["caller"].name).inc(self._sent_bytes)
-        metrics.REQUESTS_IN_PROGRESS.dec()
-        note = log.debug if self._probe else log.info
-        note(
-            "request",
-            method=scope["method"],
-            path=scope["path"],
-            status=self.status,
-            code=code,
-            key=state["caller"].name,
-            ms=round(seconds * 1e3, 2),
-            samples=samples,
-            bytes_out=self._sent_bytes,
-        )
-        self._trace.end(
-            route=template,
-            status=self.status,
-            attributes={"code": code, "samples": samples, "request_id": state["request_id"]},
-        )
-
-
-def _request_id(scope: Scope) -> str:
-    """The caller's id if it is short and printable, a new one otherwise."""
-    wanted = REQUEST_ID_HEADER.lower().encode()
-    for name, value in scope["headers"]:
-        if name == wanted:
-            text = str(value.decode("latin-1"))
-            if 0 < len(text) <= _MAX_REQUEST_ID_LENGTH and text.isascii() and text.isprintable():
-                return text
-    return uuid.uuid4().hex

@@ -56,9 +56,9 @@ class Limits:
     queue_samples: int
     queue_bytes: int
     max_delay_s: float
-    fair_batch_s: float = 0.008
+    fair_batch_s: float
     """Longest batch by prediction while several keys are active; a single job may take longer."""
-    newcomer_weight: float = 0.0
+    newcomer_weight: float
     """The part of the queue that active keys leave to the next one that comes, as a weight."""
 
 
@@ -174,12 +174,6 @@ class Batcher(Generic[J, A]):
         """
         with self._changed:
             self._admit(caller, 1, nbytes)
-
-    def predicted_wait_s(self, name: str) -> float:
-        """Seconds until a new request of that key would be computed."""
-        with self._changed:
-            key = self._keys.get(name)
-            return self._wait_s(key or KeyQueue(Caller(name=name), 0.0), own=1.0, every=0.0)
 
     def next_batch(self, *, wait_s: float) -> Batch[J, A] | None:
         """The next batch, as soon as there is one; None after `wait_s` or when closed and empty."""

@@ -96,6 +96,13 @@ class _Run:
     started_s: float = 0.0
     away_s: float = 0.0
     """Spent on batches that overtook it, since then."""
+    computed_s: float = 0.0
+    """Of all its computations, before their answers were given."""
+
+    @property
+    def computed_ms(self) -> float:
+        """The same for people to read."""
+        return round(self.computed_s * 1e3, 2)
 
     def begin(self) -> None:
         """It begins now."""
@@ -153,7 +160,9 @@ class Engine:
     @property
     def numerics_version(self) -> str:
         """Equal for processes whose answers have equal bits on equal devices."""
-        return f"{NUMERICS}-torch{torch.__version__}-{self.mode}"
+        in_place = any(kernels.in_place for kernels in self._table.values())
+        passes = f"{self.mode}-in-place" if in_place else self.mode
+        return f"{NUMERICS}-torch{torch.__version__}-{passes}"
 
     def start(self) -> None:
         """Starts the thread; jobs are refused until it is ready."""
@@ -194,10 +203,6 @@ class Engine:
             QueueFullError: it could not.
         """
         self._batcher.check_room(caller, nbytes=nbytes)
-
-    def predicted_wait_s(self, name: str) -> float:
-        """Seconds until a new request of a key would be computed."""
-        return self._batcher.predicted_wait_s(name)
 
     def is_ready(self) -> bool:
         """Whether a job would be computed now."""
@@ -316,7 +321,7 @@ class Engine:
         self._last_run_s = time.monotonic()
 
     def _compute(self, batch: Batch[AnyJob, Completed]) -> None:
-        self._busy_since_s = started_s = time.monotonic()
+        self._busy_since_s = time.monotonic()
         self._computing = tickets = batch.tickets
         facts = _count(batch)
         failures = self._failures
@@ -327,8 +332,7 @@ class Engine:
         self._computing = ()
         self._busy_since_s = None
         self._last_run_s = time.monotonic()
-        ms = round((self._last_run_s - started_s) * 1e3, 2)
-        log.debug("batch", ms=ms, **facts, **_origins(tickets))
+        log.debug("batch", ms=run.computed_ms, **facts, **_origins(tickets))
         if self._failures > failures:
             self._run_canary()
 
@@ -343,12 +347,12 @@ class Engine:
         traces = [ticket.origin.trace for ticket in batch.tickets]
         # The checkpoint may be where nothing is differentiated.
         with self.tracing.batch(traces, facts) as trace, torch.enable_grad():
-            self._compute_tickets(batch.tickets, _Run(trace, self._second_workspace))
+            inner = _Run(trace, self._second_workspace)
+            self._compute_tickets(batch.tickets, inner)
         self._computing = outer
-        seconds = time.monotonic() - started_s
-        run.away_s += seconds
-        ms = round(seconds * 1e3, 2)
-        log.debug("batch", ms=ms, overtakes=len(tickets), **facts, **_origins(batch.tickets))
+        run.away_s += time.monotonic() - started_s
+        origins = _origins(batch.tickets)
+        log.debug("batch", ms=inner.computed_ms, overtakes=len(tickets), **facts, **origins)
 
     def _compute_tickets(self, tickets: Sequence[EngineTicket], run: _Run) -> None:
         run.begin()
@@ -373,6 +377,7 @@ class Engine:
             self._isolate(tickets, error, run)
             return
         seconds, started_s, ended_s = run.spent_s(), run.started_s, time.monotonic()
+        run.computed_s += seconds
         metrics.COMPUTE_SECONDS.observe(seconds)
         self._batcher.complete(tickets, seconds)
         samples = sum(ticket.samples for ticket in tickets)
@@ -397,6 +402,7 @@ class Engine:
         Of several requests nobody knows yet whose fault it is; each is charged when it runs again.
         """
         seconds = run.spent_s()
+        run.computed_s += seconds
         metrics.COMPUTE_SECONDS.observe(seconds)
         if len(tickets) == 1:
             self._batcher.charge(tickets, seconds)

@@ -413,8 +413,8 @@ def _refusal(error: LossdError, headers: list[tuple[bytes, bytes]]) -> bytes:
         (REQUEST_ID_HEADER.lower().encode(), str(error.request_id).encode()),
         (b"connection", b"close"),
     ]
-    if error.retry_after_s is not None:
-        fields.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    if error.retry_after is not None:
+        fields.append((b"retry-after", error.retry_after.encode()))
     status = HTTPStatus(error.status)
     lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode()]
     lines += [name + b": " + value for name, value in fields]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossd.http_protocol import ARRIVAL, Arrival, announced_bytes
+from lossd.problems import answer_problem
 from lossd.quotas import WINDOW_S, Quota, Quotas, Standing, Usage, Work
 from lossd_client.errors import LossdError
 
@@ -34,20 +34,12 @@ class Metering:
         app: what is behind.
         quotas: what callers have used.
         max_body_bytes: a longer body is refused behind, unread.
-        answer: makes the answer of a refusal.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        quotas: Quotas,
-        max_body_bytes: int,
-        answer: Callable[[Request, Exception], Awaitable[Response]],
-    ) -> None:
+    def __init__(self, app: ASGIApp, quotas: Quotas, max_body_bytes: int) -> None:
         self._app = app
         self._quotas = quotas
         self._max_body_bytes = max_body_bytes
-        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or whatever else ASGI has."""
@@ -58,7 +50,7 @@ class Metering:
         try:
             work = usage.let_in(self._body_bytes(scope))
         except LossdError as error:
-            refusal = await self._answer(Request(scope), error)
+            refusal = await answer_problem(Request(scope), error)
             await refusal(scope, receive, _telling(send, usage))
             return
         scope["state"]["work"] = work

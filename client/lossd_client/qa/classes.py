@@ -23,8 +23,8 @@ BACKGROUND = "background"
 """Name of the class that pixels without annotation belong to, in any case of letters."""
 
 _SHOWN_VALUES = 8
-_MAX_UINT8_CLASSES = 255
-_MAX_UINT16_CLASSES = 65535
+_MASK_DTYPES = (np.uint8, np.int16, np.int32)
+"""Integers that can travel, the smallest first; the largest value of each is not a class."""
 
 
 @dataclass(frozen=True)
@@ -233,14 +233,14 @@ class LabelRules:
 
 
 def compact(mask: npt.NDArray[np.int32], class_count: int) -> tuple[Mask, int]:
-    """The mask in the smallest unsigned type, and the label that stands for `IGNORED` in it.
+    """The mask in the smallest type that can travel, and the label for `IGNORED` in it.
 
     Args:
         mask: `[H, W]`, as `LabelRules.apply` gives it.
         class_count: number of classes.
 
     Returns:
-        `[H, W]` uint8, uint16 or uint32, and that type's largest value.
+        `[H, W]` uint8, int16 or int32, and that type's largest value.
 
     Example:
         >>> import numpy as np
@@ -248,11 +248,7 @@ def compact(mask: npt.NDArray[np.int32], class_count: int) -> tuple[Mask, int]:
         >>> small.dtype, small.tolist(), ignored
         (dtype('uint8'), [[0, 255]], 255)
     """
-    dtype: type[np.unsignedinteger[Any]] = np.uint32
-    if class_count <= _MAX_UINT8_CLASSES:
-        dtype = np.uint8
-    elif class_count <= _MAX_UINT16_CLASSES:
-        dtype = np.uint16
+    dtype = next(one for one in _MASK_DTYPES if class_count <= np.iinfo(one).max)
     ignored = int(np.iinfo(dtype).max)
     return np.where(mask == IGNORED, ignored, mask).astype(dtype), ignored
 

@@ -165,7 +165,7 @@ def compile_kernels(
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     # Forked compile workers can deadlock in a process that has threads.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    library = in_place.build(cache) if device.type == "cpu" else None
+    library = _build_in_place(cache) if device.type == "cpu" else None
     table: KernelTable = {}
     for done, (family, dtype) in enumerate(kinds):
         if on_progress:
@@ -182,6 +182,15 @@ def compile_kernels(
         on_progress(len(kinds), len(kinds))
     torch.compiler.set_stance("fail_on_recompile")
     return table
+
+
+def _build_in_place(cache: Path) -> Path | None:
+    """The passes in C++; None where the compiler does not take them, as torch's may be another."""
+    try:
+        return in_place.build(cache)
+    except in_place.CompilerError as error:
+        log.warning("in_place_unavailable", error=str(error))
+        return None
 
 
 def _compile(

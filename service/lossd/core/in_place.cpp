@@ -615,12 +615,12 @@ int64_t lossd_sample_bytes() { return sizeof(Sample); }
 
 // region [tiles, 6, D] and pixel [tiles, 4, L]: sums of every tile.
 void lossd_softmax_sums(const Sample* samples, int64_t count, int depth, float* region,
-                        float* pixel, float* floats, double* doubles, int threads) {
+                        float* pixel, double* doubles, float* floats, int threads) {
   sums<Softmax>(samples, count, depth, region, pixel, floats, doubles, threads);
 }
 
 void lossd_sigmoid_sums(const Sample* samples, int64_t count, int depth, float* region,
-                        float* pixel, float* floats, double* doubles, int threads) {
+                        float* pixel, double* doubles, float* floats, int threads) {
   sums<Sigmoid>(samples, count, depth, region, pixel, floats, doubles, threads);
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import shlex
 import subprocess
 import tempfile
@@ -30,7 +31,8 @@ _FLAGS: Final = (
     "-std=c++17",
     "-O3",
     "-march=native",
-    "-mprefer-vector-width=256",  # 512 bits measured no faster and lower some processors' clocks
+    # 512 bits measured no faster and lower some processors' clocks.
+    *(("-mprefer-vector-width=256",) if platform.machine() == "x86_64" else ()),
     "-fopenmp",
     "-fno-math-errno",  # errno and traps would forbid vectors; neither changes a number
     "-fno-trapping-math",
@@ -77,6 +79,10 @@ SAMPLE: Final = np.dtype(
 )
 
 
+class CompilerError(Exception):
+    """The compiler does not take the source or the flags."""
+
+
 class InPlace:
     """The two passes of one family; used by one thread.
 
@@ -111,21 +117,9 @@ class InPlace:
         tiles = sum(sample.extent.total for sample in samples)
         region = torch.empty(tiles, v.REGION_SUMS, depth)
         pixel = torch.empty(tiles, v.PIXEL_SUMS, labels)
-        threads = torch.get_num_threads()
-        floats = torch.empty(threads, 2, depth, self._block_pixels)
-        doubles = torch.empty(
-            threads, v.REGION_SUMS * depth + v.PIXEL_SUMS * labels, dtype=torch.float64
-        )
-        self._sums(
-            ctypes.c_void_p(table.ctypes.data),
-            ctypes.c_int64(len(samples)),
-            ctypes.c_int(depth),
-            _pointer(region),
-            _pointer(pixel),
-            _pointer(floats),
-            _pointer(doubles),
-            ctypes.c_int(threads),
-        )
+        sums = v.REGION_SUMS * depth + v.PIXEL_SUMS * labels
+        doubles = torch.empty(torch.get_num_threads(), sums, dtype=torch.float64)
+        self._call(self._sums, table, depth, region, pixel, doubles)
         del kept
         return region, pixel
 
@@ -153,24 +147,31 @@ class InPlace:
         table["gradient"] = [target.data_ptr() for target in targets]
         table["gradient_dtype"] = [DTYPES[target.dtype] for target in targets]
         depth, _ = self._widths(samples)
-        threads = torch.get_num_threads()
         region = region.to(torch.float32).contiguous()
         pixel = pixel.to(torch.float32).contiguous()
         largest = torch.empty(sum(sample.extent.total for sample in samples))
-        floats = torch.empty(threads, 2, depth, self._block_pixels)
-        self._gradients(
-            ctypes.c_void_p(table.ctypes.data),
-            ctypes.c_int64(len(samples)),
-            ctypes.c_int(depth),
-            _pointer(region),
-            _pointer(pixel),
-            _pointer(largest),
-            _pointer(floats),
-            ctypes.c_int(threads),
-        )
+        self._call(self._gradients, table, depth, region, pixel, largest)
         del kept
         scales: list[float] = table["scale"].tolist()
         return scales
+
+    def _call(
+        self,
+        function: Callable[..., None],
+        table: np.ndarray[Any, Any],
+        depth: int,
+        *tensors: Tensor,
+    ) -> None:
+        """Calls one of the passes; Python's lock is let go of meanwhile."""
+        threads = torch.get_num_threads()
+        floats = torch.empty(threads, 2, depth, self._block_pixels)
+        function(
+            ctypes.c_void_p(table.ctypes.data),
+            ctypes.c_int64(len(table)),
+            ctypes.c_int(depth),
+            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (*tensors, floats)),
+            ctypes.c_int(threads),
+        )
 
     def _widths(self, samples: Sequence[Sample]) -> tuple[int, int]:
         """Depth of the samples, and how many labels their pixel sums have."""
@@ -212,7 +213,7 @@ def build(folder: Path) -> Path:
         folder: for this processor alone, as `compiled.cache_folder` names it.
 
     Raises:
-        RuntimeError: the compiler refuses; the message is what it says.
+        CompilerError: the compiler refuses; the message is what it says.
     """
     made_of = hashlib.sha256("\n".join([*_FLAGS, SOURCE.read_text(encoding="utf-8")]).encode())
     library = folder / f"in_place-{made_of.hexdigest()[:16]}.so"
@@ -229,10 +230,6 @@ def build(folder: Path) -> Path:
         )
         if done.returncode:
             msg = f"{compiler[0]} cannot compile {SOURCE}: {done.stderr[:2000]}"
-            raise RuntimeError(msg)
+            raise CompilerError(msg)
         partial.replace(library)
     return library
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())

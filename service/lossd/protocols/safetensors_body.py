@@ -35,7 +35,7 @@ def read_safetensors_body(body: Buffer, sources: Sources) -> tuple[dict[str, Any
     written = read_inputs(document.pop("inputs"), sources)
     return document, [
         joined(ours, theirs)
-        for ours, theirs in zip(_objects(tensors, len(written)), written, strict=True)
+        for ours, theirs in zip(split_numbered(tensors, count=len(written)), written, strict=True)
     ]
 
 
@@ -63,23 +63,3 @@ def joined(one: Mapping[str, Array], other: Mapping[str, Array]) -> dict[str, Ar
             msg = f"{name[:SHOWN_CHARACTERS]} is given twice, in the JSON and as a tensor or file"
             raise InvalidInputError(msg)
     return {**one, **other}
-
-
-def _objects(tensors: Mapping[str, Array], count: int) -> Inputs:
-    """The file's tensors by the object they belong to, any of which may have none."""
-    if count == 1:
-        found = split_numbered(tensors)
-        if len(found) > 1:
-            msg = f"the metadata has one input object, the tensors have {len(found)}"
-            raise MalformedBodyError(msg)
-        return found
-    objects: Inputs = [{} for _ in range(count)]
-    numbers = {str(index) for index in range(count)}
-    for name, array in tensors.items():
-        number, _, rest = name.partition("/")
-        if number not in numbers or not rest:
-            msg = f"the metadata has {count} input objects, so the tensors are 0/logits … "
-            msg += f"{count - 1}/logits, got {name[:SHOWN_CHARACTERS]!r}"
-            raise MalformedBodyError(msg)
-        objects[int(number)][rest] = array
-    return objects
