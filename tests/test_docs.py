@@ -134,12 +134,17 @@ def test_the_readmes_python_runs(service_url: str) -> None:
 def test_the_python_pages_examples_run(service_url: str) -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     script = "\n".join([*blocks, "client.close()"]).replace("http://127.0.0.1:8000", service_url)
     done = subprocess.run(  # noqa: S603 - our own page
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LOSSD_KERNELS": "eager"},  # at once; compiled ones have their own test
     )
     assert done.returncode == 0, done.stderr
+    assert "(2,) [(1, 4, 48, 64), (1, 4, 31, 20)]" in done.stdout
     assert "TensorRef(" in done.stdout
     assert "Result(samples=1" in done.stdout
     assert re.search(r"nobody-drew-this.*has no annotation", done.stdout)

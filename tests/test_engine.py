@@ -90,6 +90,16 @@ def test_a_job_is_answered_with_how_it_was_computed() -> None:
     assert done.compute_s > 0
 
 
+def test_an_idle_engine_holds_nothing_of_its_last_batch() -> None:
+    with running() as engine:
+        one = job()
+        ticket = engine.submit(one, timeout_s=10)
+        ticket.answer.result(10)
+        known = weakref.ref(one)
+        del one, ticket
+        wait_until(lambda: known() is None, engine_module.CANARY_EVERY_S / 2)
+
+
 def test_jobs_that_wait_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as engine:
         gate = Gate(monkeypatch)

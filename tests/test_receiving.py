@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from lossd.body_memory import BodyMemory
+from lossd.protocols.safetensors_body import read_safetensors_body
 from lossd.receiving import Arrivals
 from lossd_client.errors import QueueFullError
 from lossd_client.wire import JSON, SAFETENSORS
@@ -74,6 +75,32 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A service that takes bodies of 1 MiB."""
     with serving(cache_dir=Path(tmp_path_factory.mktemp("lossd")), max_body_mib=1) as running:
         yield running
+
+
+# -- landing --------------------------------------------------------------------------------------
+
+
+def test_a_large_body_is_read_where_it_landed(
+    small: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landed: list[int] = []
+    read: list[int] = []
+    take = BodyMemory.take
+
+    def taken(memory: BodyMemory, nbytes: int) -> memoryview:
+        body = take(memory, nbytes)
+        landed.append(np.frombuffer(body, np.uint8).ctypes.data)
+        return body
+
+    def decoded(body: bytearray | memoryview, sources: Any) -> Any:
+        read.append(np.frombuffer(body, np.uint8).ctypes.data)
+        return read_safetensors_body(body, sources)
+
+    monkeypatch.setattr(BodyMemory, "take", taken)
+    monkeypatch.setattr("lossd.requests.read_safetensors_body", decoded)
+    assert small.client.evaluate_bytes(BODY, SAFETENSORS).is_success
+    assert read == landed
+    assert len(read) == 1
 
 
 # -- codings --------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ def _serve(settings: Settings) -> int:
         server.should_exit = True
 
     engine.on_failure = end_process
+    # A caller who hangs up in the middle of an answer must fail that write, not end the process.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         server.run()
     finally:
@@ -120,20 +122,17 @@ def _open_tracing(settings: Settings) -> Tracing:
 def _warmup(settings: Settings) -> int:
     import torch  # noqa: PLC0415 - as in _serve
 
-    from lossd.core import compiled  # noqa: PLC0415
-    from lossd.engine import choose_device  # noqa: PLC0415
+    from lossd.core.compiled import choose_mode  # noqa: PLC0415
+    from lossd.kernels import choose_device, load_kernels  # noqa: PLC0415
     from lossd.logs import configure_logs  # noqa: PLC0415
 
     configure_logs(settings)
     device = choose_device(settings.device)
     torch.set_num_threads(settings.threads)
-    if compiled.choose_mode(device) == "eager":
+    if choose_mode(device) == "eager":
         sys.stderr.write("lossd: there is no C++ compiler; the kernels will run eagerly\n")
         return 1
-    cache = compiled.cache_folder(settings.cache_dir, device)
-    if settings.cache_seed_dir is not None:
-        compiled.seed_cache(cache, settings.cache_seed_dir)
-    compiled.compile_kernels(device, cache)
+    load_kernels(settings, device, "compiled")
     return 0
 
 

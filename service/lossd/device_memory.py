@@ -36,6 +36,14 @@ def device_memory(device: torch.device) -> dict[Kind, int]:
     }
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory of the device or of the machine did not suffice."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # Of the CPU torch tells only in words.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def resident_bytes(proc: Path = _PROC) -> int:
     """Resident memory of this process."""
     pages = (proc / "self" / "statm").read_text(encoding="ascii").split()[1]

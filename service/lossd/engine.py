@@ -27,11 +27,13 @@ import torch
 from lossd import metrics
 from lossd.batching import Batch, Batcher, Depth, Limits, Reason
 from lossd.callers import ANONYMOUS, Allowance, Caller
-from lossd.core import compiled
 from lossd.core.canary import canary_job, check_canary
+from lossd.core.compiled import KernelTable
 from lossd.core.evaluation import evaluate
 from lossd.core.job import AnyJob, Outcome
 from lossd.core.passes import Workspace
+from lossd.device_memory import is_out_of_memory
+from lossd.kernels import choose_device, choose_mode, device_name, load_kernels, numerics_version
 from lossd.settings import Settings
 from lossd.tracing import NO_ORIGIN, NOT_TRACED, BatchTrace, Origin, Tracing
 from lossd.waiting import DROPPED, Ticket
@@ -44,9 +46,6 @@ from lossd_client.errors import (
 )
 
 State = Literal["starting", "compiling", "ready", "draining", "stopped", "failed"]
-
-NUMERICS = "3"
-"""Counted up whenever the bits of an answer change for another reason than a new torch."""
 
 CANARY_EVERY_S = 10.0
 STALE_AFTER_S = 30.0
@@ -121,9 +120,7 @@ class Engine:
         self.tracing = tracing
         """What is told of batches; requests belong to the same."""
         self.device = choose_device(settings.device)
-        self.mode: compiled.Mode = compiled.choose_mode(self.device)
-        if settings.kernels != "auto":
-            self.mode = settings.kernels
+        self.mode = choose_mode(settings, self.device)
         self._batcher: Batcher[AnyJob, Completed] = Batcher(
             Limits(
                 batch_samples=settings.max_batch_samples,
@@ -147,7 +144,7 @@ class Engine:
         self._busy_since_s: float | None = None
         self._failures = 0
         """Jobs that failed alone."""
-        self._table: compiled.KernelTable = {}
+        self._table: KernelTable = {}
         self._workspace = Workspace(self.device, settings.chunk_logits)
         self._second_workspace = Workspace(self.device, settings.chunk_logits)
         """Of batches that overtake another; empty until there is one."""
@@ -155,14 +152,12 @@ class Engine:
     @property
     def device_name(self) -> str:
         """Device and how its kernels run, as the answers say it."""
-        return f"{self.device} ({self.mode})"
+        return device_name(self.device, self.mode)
 
     @property
     def numerics_version(self) -> str:
         """Equal for processes whose answers have equal bits on equal devices."""
-        in_place = any(kernels.in_place for kernels in self._table.values())
-        passes = f"{self.mode}-in-place" if in_place else self.mode
-        return f"{NUMERICS}-torch{torch.__version__}-{passes}"
+        return numerics_version(self.mode, self._table)
 
     def start(self) -> None:
         """Starts the thread; jobs are refused until it is ready."""
@@ -263,11 +258,7 @@ class Engine:
         try:
             self._prepare()
             while not self._batcher.drained:
-                batch = self._batcher.next_batch(wait_s=CANARY_EVERY_S)
-                if batch is not None and batch.tickets:
-                    self._compute(batch)
-                elif batch is None and not self._batcher.drained:
-                    self._run_canary()
+                self._take_turn()
             self.state = "stopped"
         except BaseException as error:
             # The thread ends here; whoever waits must hear of it, and readiness must say so.
@@ -282,22 +273,28 @@ class Engine:
             metrics.JOB_FAILURES.inc(failed + len(unanswered))
             self.on_failure()
 
+    def _take_turn(self) -> None:
+        """The next batch, or the canary if there is none for long.
+
+        The batch is known in this call alone: bodies and answers of requests that are over must not
+        stay in memory until the next batch comes.
+        """
+        batch = self._batcher.next_batch(wait_s=CANARY_EVERY_S)
+        if batch is not None and batch.tickets:
+            self._compute(batch)
+        elif batch is None and not self._batcher.drained:
+            self._run_canary()
+
     def _prepare(self) -> None:
         torch.set_num_threads(self._settings.threads)
         started = time.perf_counter()
         if self.mode == "eager":
             self.progress = 0, 0
-            self._table = compiled.eager_kernels()
-        else:
-            if self.state == "starting":
-                self.state = "compiling"
-            cache = compiled.cache_folder(self._settings.cache_dir, self.device)
-            seeds = self._settings.cache_seed_dir
-            if seeds is not None and compiled.seed_cache(cache, seeds):
-                log.info("kernels_seeded", source=str(seeds))
-            self._table = compiled.compile_kernels(
-                self.device, cache, on_progress=self._on_progress
-            )
+        elif self.state == "starting":
+            self.state = "compiling"
+        self._table = load_kernels(
+            self._settings, self.device, self.mode, on_progress=self._on_progress
+        )
         self._run_canary()
         if self.state != "draining":
             self.state = "ready"
@@ -432,14 +429,6 @@ class Engine:
             torch.cuda.empty_cache()
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory of the device or of the machine did not suffice."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    # Of the CPU torch tells only in words.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
 def _explain(error: Exception, ticket: EngineTicket) -> LossdError:
     """What the caller of a job hears that failed alone; the log has the rest."""
     if is_out_of_memory(error):
@@ -502,10 +491,3 @@ def _origin(ticket: EngineTicket) -> dict[str, str]:
 def _origins(tickets: Sequence[EngineTicket]) -> dict[str, list[str]]:
     """What a log line says of the requests of several tickets."""
     return {"request_ids": [ticket.origin.request_id for ticket in tickets]}
-
-
-def choose_device(name: str) -> torch.device:
-    """Device of a setting: `auto` is the first GPU, or the CPU where there is none."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)

@@ -165,6 +165,8 @@ def _too_large(limit_bytes: int) -> TooLargeError:
 
 def _joined(body: Body, chunk: bytes | memoryview) -> Body:
     """What came before and what comes now; a body that comes whole stays where it landed."""
+    if not chunk:  # Starlette ends every stream with one of these
+        return body
     if isinstance(chunk, memoryview) and not body:
         return chunk
     joined = body if isinstance(body, bytearray) else bytearray(body)

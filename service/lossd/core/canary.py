@@ -18,7 +18,8 @@ _TOLERANCE = 1e-5
 
 def canary_job() -> Job:
     """Cross entropy and its gradient of four pixels."""
-    logits = torch.tensor(_PROBABILITIES).log().T[None].contiguous()  # [1, 3, 4]
+    probabilities = torch.tensor(_PROBABILITIES, dtype=torch.float32)
+    logits = probabilities.log().T[None].contiguous()  # [1, 3, 4]
     part = Part(
         logits=logits,
         target=torch.tensor([_LABELS], dtype=torch.int8),
