@@ -15,7 +15,7 @@ import torch
 
 from lossd.__main__ import main
 from lossd.core.evaluation import evaluate
-from lossd.core.job import AnyJob
+from lossd.core.job import AnyJob, ObservationJob
 
 FAILURES: Final[dict[str, tuple[type[Exception], str]]] = {
     "sabotage-raises": (ZeroDivisionError, "500 internal"),
@@ -44,7 +44,9 @@ class Sabotage:
         Raises:
             Exception: one of `FAILURES`, or that the device is lost.
         """
-        labels = {call.label for job in jobs for call in job.calls}
+        labels = {
+            call.label for job in jobs if not isinstance(job, ObservationJob) for call in job.calls
+        }
         self._lost = self._lost or LOST in labels
         if self._lost:
             msg = "CUDA error: an illegal memory access was encountered"

@@ -95,7 +95,7 @@ def total(gauge: str, by: str = "") -> str:
 
 
 QUANTILES = ("p50", "p90", "p99")
-STAGES = ("receive", "read", "queue", "compute", "write")
+STAGES = ("receive", "read", "queue", "compute", "judge", "write")
 CODES = (*(code for code in ERRORS if ERRORS[code].status), "client_gone")
 
 ROWS = (

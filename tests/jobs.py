@@ -9,7 +9,7 @@ import torch
 
 from lossd.core.compiled import KernelTable
 from lossd.core.evaluation import evaluate
-from lossd.core.job import AnyJob, Outcome
+from lossd.core.job import AnyJob, Job, Outcome, RowJob
 from lossd.core.passes import Workspace
 from lossd.protocols.admission import RequestLimits, build_job, read_request
 from lossd_client.errors import LossdError
@@ -20,7 +20,7 @@ LIMITS = RequestLimits(samples=4096, classes=1024)
 
 def make_job(
     losses: Any, inputs: dict[str, Array] | list[dict[str, Array]], **fields: Any
-) -> AnyJob:
+) -> Job | RowJob:
     """A job from a request's fields and arrays."""
     document = {"losses": losses if isinstance(losses, list) else [losses], **fields}
     return build_job(

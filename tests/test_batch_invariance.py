@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def sample(rng: np.random.Generator, task: str, channels: int) -> dict[str, Arra
     return {"logits": logits, "target": target, "mask": mask}
 
 
-def answers(core: Core, jobs: list[AnyJob]) -> list[list[dict[str, bytes]]]:
+def answers(core: Core, jobs: Sequence[AnyJob]) -> list[list[dict[str, bytes]]]:
     """The bytes of every sample of every job, by tensor."""
     found = []
     for outcome in core.run(jobs):

@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -68,13 +69,24 @@ def caller(request: pytest.FixtureRequest, fake: FakeLossd) -> Caller:
 
 @pytest.fixture(autouse=True)
 def slept_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Delays that were waited for, without waiting."""
+    """Delays that were waited for by this thread, without waiting."""
     delays: list[float] = []
+    here, really_asleep = threading.get_ident(), asyncio.sleep
+    really_sleep = time.sleep
+
+    def sleep(delay_s: float) -> None:
+        if threading.get_ident() == here:
+            delays.append(delay_s)
+        else:  # a service that another test has started here
+            really_sleep(delay_s)
 
     async def asleep(delay_s: float) -> None:
-        delays.append(delay_s)
+        if threading.get_ident() == here:
+            delays.append(delay_s)
+        else:
+            await really_asleep(delay_s)
 
-    monkeypatch.setattr(time, "sleep", delays.append)
+    monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(asyncio, "sleep", asleep)
     return delays
 

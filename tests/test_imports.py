@@ -15,6 +15,7 @@ CLIENT = ROOT / "client" / "lossd_client"
 LAYERS = [
     {
         "core.vocabulary",
+        "core.checkpoint",
         "settings",
         "metrics",
         "callers",
@@ -28,23 +29,29 @@ LAYERS = [
         "tensors",
         "waiting",
         "prediction",
+        "torch_state",
     },
     {"losses"},
-    {"core", "presets"},
+    {"core", "presets", "qa"},
     {
         "protocols",
         "engine",
+        "kernels",
         "device_tensors",
         "catalogue",
         "formula",
         "listing",
         "logs",
         "api_description",
+        "api_qa",
         "spans",
     },
-    {"receiving", "sending", "http_protocol", "offload"},
+    {"receiving", "sending", "http_protocol", "offload", "result", "device_logits"},
     {"problems"},
-    {"requests", "tensor_calls", "gauges", "access", "metering", "accounting"},
+    {"requests"},
+    {"tensor_calls", "qa_calls", "gauges", "access", "metering", "accounting"},
+    {"evaluator"},
+    {"in_process"},
     {"app"},
     {"__main__"},
 ]
@@ -120,8 +127,13 @@ def test_one_module_of_the_client_imports_torch_and_no_other_needs_it() -> None:
         assert "lossd_client.torch" not in set(imported(tree)), name
 
 
-def test_the_service_imports_only_wire_and_errors_of_the_client() -> None:
-    allowed = ("lossd_client.wire", "lossd_client.errors")
+def test_the_service_imports_of_the_client_only_formats_and_errors() -> None:
+    allowed = (
+        "lossd_client.wire",
+        "lossd_client.errors",
+        "lossd_client.qa_wire",
+        "lossd_client.coco_rle",
+    )
     for name, tree in modules(SERVICE):
         for other in imported(tree):
             if other.startswith("lossd_client"):

@@ -95,7 +95,8 @@ def test_sums_are_those_of_the_torch_kernels(
     library: Path, family: in_place.Family, number: int
 ) -> None:
     sample, gamma = case(family, number), (2.0, 0.5, 3.0)[number % 3]
-    region, pixel = InPlace(library, family).sums([sample], torch.tensor([gamma]))
+    kernels = InPlace(library, family)
+    region, pixel = kernels.sums(kernels.prepare([sample]), torch.tensor([gamma]))
     wanted = KERNELS[family].statistics(*arguments(family, sample, gamma))
     for found, truth in zip((region, pixel), wanted, strict=True):
         torch.testing.assert_close(
@@ -116,8 +117,9 @@ def test_gradients_are_those_of_the_torch_kernels(
     region = torch.randn(sample.extent.groups, 6, depth, generator=random)
     pixel = torch.randn(sample.extent.groups, 4, labels, generator=random)
     found = torch.empty(sample.logits.shape, dtype=dtype)
-    (factor,) = InPlace(library, family).gradients(
-        [sample], torch.tensor([gamma]), region, pixel, [found]
+    kernels = InPlace(library, family)
+    (factor,) = kernels.gradients(
+        kernels.prepare([sample]), torch.tensor([gamma]), region, pixel, [found]
     )
     given = arguments(family, sample, gamma)
     truth = torch.empty_like(given[0])
@@ -136,8 +138,9 @@ def test_half_gradients_use_the_top_of_their_range(library: Path, family: in_pla
     region = torch.full((sample.extent.groups, 6, depth), 1e-9)
     pixel = torch.full((sample.extent.groups, 4, labels), 1e-9)
     found = torch.empty(sample.logits.shape, dtype=torch.float16)
-    (factor,) = InPlace(library, family).gradients(
-        [sample], torch.tensor([2.0]), region, pixel, [found]
+    kernels = InPlace(library, family)
+    (factor,) = kernels.gradients(
+        kernels.prepare([sample]), torch.tensor([2.0]), region, pixel, [found]
     )
     assert torch.frexp(torch.tensor(factor)).mantissa == 0.5
     assert 2.0**14 <= float(found.abs().max()) <= 2.0**15
@@ -155,7 +158,8 @@ def test_logits_that_are_not_finite_are_seen_in_the_sums(
         sample.logits[0, 0, at] = wrong
         if sample.weight is not None:
             sample.weight[:, :, at] = 1.0
-        _, pixel = InPlace(library, family).sums([sample], torch.tensor([2.0]))
+        kernels = InPlace(library, family)
+        _, pixel = kernels.sums(kernels.prepare([sample]), torch.tensor([2.0]))
         assert not bool(torch.isfinite(pixel[:, 3].double().sum(0)).all())
 
 
@@ -164,7 +168,8 @@ def test_extreme_logits_stay_finite_and_right(library: Path, family: in_place.Fa
     sample = case(family, 3)
     sample.logits.copy_(torch.nan_to_num(sample.logits.float(), 0.0, 0.0, 0.0).sign() * 1e4)
     gamma = torch.tensor([2.0])
-    region, pixel = InPlace(library, family).sums([sample], gamma)
+    kernels = InPlace(library, family)
+    region, pixel = kernels.sums(kernels.prepare([sample]), gamma)
     wanted = KERNELS[family].statistics(*arguments(family, sample, 2.0))
     for found, truth in zip((region, pixel), wanted, strict=True):
         torch.testing.assert_close(
@@ -183,10 +188,10 @@ def test_a_sample_has_the_same_bits_in_any_company(library: Path, family: in_pla
     ]
     kernels = InPlace(library, family)
     gamma = torch.full((4,), 2.0)
-    together = kernels.sums(samples, gamma)
+    together = kernels.sums(kernels.prepare(samples), gamma)
     start = 0
     for number, sample in enumerate(samples):
-        alone = kernels.sums([sample], gamma[:1])
+        alone = kernels.sums(kernels.prepare([sample]), gamma[:1])
         for one, all_of_them in zip(alone, together, strict=True):
             assert torch.equal(one, all_of_them[start : start + sample.extent.total]), number
         start += sample.extent.total

@@ -23,7 +23,13 @@ from lossd_client.wire import JSON, PROBLEM, SAFETENSORS
 PLAIN = Settings(kernels="eager")
 schema = schemathesis.openapi.from_dict(create_app(PLAIN, Engine(PLAIN)).openapi())
 # The schema says what a tensor may look like, not which tensors and fields fit together.
-NEED_TENSORS_THAT_FIT = {"POST /v1/evaluate", "PUT /v1/tensors"}
+NEED_TENSORS_THAT_FIT = {
+    "POST /v1/evaluate",
+    "PUT /v1/tensors",
+    "POST /v1/qa/score",
+    "POST /v1/qa/suspicion",
+    "PUT /v1/qa/contexts/{name}",
+}
 Case = schemathesis.Case[Any]
 DEADLINE_EXCEEDED = 504
 LOGITS = [[[[2.0, -1.0], [0.5, -3.0]]]]

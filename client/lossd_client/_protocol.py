@@ -148,16 +148,38 @@ def evaluate_request(
             tensors.
     """
     objects = _input_objects(tensors, inputs)
-    arrays, written, uses = _sorted_by_form(objects)
-    document = _document(losses, options, written)
-    parts = tuple(encode_safetensors(arrays, {"request": document}))
-    headers = {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS, **_length(parts)}
+    request = tensors_request("POST", "/v1/evaluate", objects, _fields(losses, options))
+    headers = dict(request.headers)
     if request_id is not None:
         if not _VISIBLE_ASCII.fullmatch(request_id):
             raise ValueError("request_id must be visible ASCII characters without spaces")
         headers[REQUEST_ID_HEADER] = request_id
     count = None if inputs is None else len(objects)
-    return Request("POST", "/v1/evaluate", headers, parts, count, tuple(uses))
+    return replace(request, headers=headers, input_count=count)
+
+
+def tensors_request(
+    method: str, path: str, objects: Sequence[Mapping[str, Tensor]], fields: Mapping[str, Json]
+) -> Request:
+    """Request whose body is a safetensors file.
+
+    Args:
+        method: as in `Request`.
+        path: as in `Request`.
+        objects: tensors by name of each input object; numbered in the file if there are several.
+        fields: what the request says beside its tensors.
+
+    Raises:
+        TypeError: a tensor's dtype cannot travel.
+        ValueError: a tensor is malformed, or a field is no finite number.
+    """
+    arrays, written, uses = _sorted_by_form(objects)
+    if any(written):
+        fields = {**fields, "inputs": written[0] if len(written) == 1 else written}
+    text = json.dumps(fields, separators=(",", ":"), allow_nan=False)
+    parts = tuple(encode_safetensors(arrays, {"request": text}))
+    headers = {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS, **_length(parts)}
+    return Request(method, path, headers, parts, uses=tuple(uses))
 
 
 def kept_array(tensor: TensorLike, keep: Keep) -> Array:
@@ -321,18 +343,14 @@ def _sorted_by_form(
     return arrays, written, uses
 
 
-def _document(
-    losses: Losses, options: Mapping[str, object], written: Sequence[Mapping[str, Json]]
-) -> str:
+def _fields(losses: Losses, options: Mapping[str, object]) -> dict[str, Json]:
     choices = [loss_choice(loss) for loss in _listed(losses)]
     given = {name: value for name, value in options.items() if value is not None}
     request = EvaluateRequest.model_validate({"losses": choices, **given})
     fields = request.model_dump(exclude_defaults=True, exclude_none=True)
     if "aggregate" in given:  # a preset may have another default
         fields["aggregate"] = request.aggregate
-    if any(written):
-        fields["inputs"] = written[0] if len(written) == 1 else written
-    return json.dumps(fields, separators=(",", ":"), allow_nan=False)
+    return fields
 
 
 def _listed(losses: Losses) -> Sequence[LossLike]:

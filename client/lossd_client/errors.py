@@ -8,6 +8,7 @@
     │   ├── UnauthorizedError          401 unauthorized
     │   ├── UnknownLossError           404 unknown_loss
     │   ├── UnknownRefError            404 unknown_ref           upload the tensor again
+    │   ├── UnknownContextError        404 context_not_found     send the context again
     │   ├── NotFoundError              404 not_found
     │   ├── MethodNotAllowedError      405 method_not_allowed
     │   ├── HeadTimeoutError           408 head_timeout
@@ -141,6 +142,13 @@ class UnknownRefError(RequestError):
 
     status = 404
     code = "unknown_ref"
+
+
+class UnknownContextError(RequestError):
+    """No context of this caller's is kept under that name."""
+
+    status = 404
+    code = "context_not_found"
 
 
 class NotFoundError(RequestError):

@@ -26,8 +26,9 @@ import math
 import reprlib
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -65,10 +66,12 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
     for name in SAFETENSORS_CODES
 }
+_NAME_OF_DTYPE = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
 _DTYPE_OF_CODE = {code: NUMPY_DTYPES[name] for name, code in SAFETENSORS_CODES.items()}
 
 _HEADER_LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 16 << 20
+_KEPT_HEADER_BYTES = 4096
 _ALIGNMENT_BYTES = 64
 _MAX_AXES = 8
 _SHOWN_CHARACTERS = 80  # how much of what was sent an error repeats
@@ -191,7 +194,9 @@ def dtype_name(array: Array) -> str:
         >>> dtype_name(np.zeros(2, np.float16))
         'float16'
     """
-    name = array.dtype.name
+    name = _NAME_OF_DTYPE.get(array.dtype)
+    if name is None:
+        name = array.dtype.name  # a byte order of its own is of no account
     if name not in SAFETENSORS_CODES:
         msg = f"dtype {name} cannot be sent; use one of {', '.join(SAFETENSORS_CODES)}"
         raise TypeError(msg)
@@ -278,22 +283,20 @@ def decode_safetensors(
         MalformedBodyError: lengths, names, dtypes or offsets do not describe this body.
     """
     view = memoryview(body)
-    header = _safetensors_header(view)
-    data = view[_HEADER_LENGTH.size + _HEADER_LENGTH.unpack_from(view)[0] :]
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        msg = "__metadata__ of a safetensors file maps names to text"
-        raise MalformedBodyError(msg)
+    text = _header_text(view)
+    data = view[_HEADER_LENGTH.size + len(text) :]
+    # Callers send bodies of the same shapes again and again.
+    header = _kept_header(text) if len(text) <= _KEPT_HEADER_BYTES else _parsed_header(text)
     tensors: dict[str, Array] = {}
-    spans: list[tuple[int, int]] = []
-    for name, entry in header.items():
-        begin, end, dtype, shape = _entry(name, entry, data.nbytes)
-        tensors[name] = _view(data[begin:end], dtype, shape, name=name)
-        spans.append((begin, end))
-    if sum(end - begin for begin, end in spans) != data.nbytes or _overlap(spans):
+    for entry in header.entries:
+        if entry.end > data.nbytes:
+            raise MalformedBodyError(_outside(entry.name, entry.begin, entry.end, data.nbytes))
+        raw = data[entry.begin : entry.end]
+        tensors[entry.name] = _view(raw, entry.dtype, entry.shape, name=entry.name)
+    if header.filled_bytes != data.nbytes:
         msg = f"the tensors do not fill the {data.nbytes} bytes after the header exactly once"
         raise MalformedBodyError(msg)
-    return tensors, metadata
+    return tensors, dict(header.metadata)
 
 
 def numbered(index: int, name: str, count: int) -> str:
@@ -374,7 +377,26 @@ def _view(raw: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], name: s
     return np.frombuffer(raw, dtype=dtype).reshape(shape)
 
 
-def _safetensors_header(view: memoryview) -> dict[str, Any]:
+class _Entry(NamedTuple):
+    """A tensor of a safetensors header."""
+
+    name: str
+    begin: int
+    end: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+class _Header(NamedTuple):
+    """A safetensors header, as far as it can be checked without the bytes behind it."""
+
+    entries: tuple[_Entry, ...]
+    metadata: Mapping[str, str]
+    filled_bytes: int
+    """What the tensors take together; -1 if two of them overlap."""
+
+
+def _header_text(view: memoryview) -> bytes:
     if view.nbytes < _HEADER_LENGTH.size:
         msg = f"a safetensors body starts with an 8-byte length, got {view.nbytes} bytes"
         raise MalformedBodyError(msg)
@@ -382,28 +404,45 @@ def _safetensors_header(view: memoryview) -> dict[str, Any]:
     if length > min(_MAX_HEADER_BYTES, view.nbytes - _HEADER_LENGTH.size):
         msg = f"the safetensors header claims {length} bytes, more than there are or are allowed"
         raise MalformedBodyError(msg)
-    text = bytes(view[_HEADER_LENGTH.size : _HEADER_LENGTH.size + length])
+    return bytes(view[_HEADER_LENGTH.size : _HEADER_LENGTH.size + length])
+
+
+def _parsed_header(text: bytes) -> _Header:
     header = parse_json(text, "the safetensors header")
     if not isinstance(header, dict):
         msg = "the safetensors header is not a JSON object"
         raise MalformedBodyError(msg)
-    return header
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        msg = "__metadata__ of a safetensors file maps names to text"
+        raise MalformedBodyError(msg)
+    entries = tuple(_entry(name, entry) for name, entry in header.items())
+    spans = [(entry.begin, entry.end) for entry in entries]
+    filled_bytes = -1 if _overlap(spans) else sum(end - begin for begin, end in spans)
+    return _Header(entries, metadata, filled_bytes)
 
 
-def _entry(name: str, entry: Json, size: int) -> tuple[int, int, np.dtype[Any], tuple[int, ...]]:
-    shown = name[:_SHOWN_CHARACTERS]
+_kept_header = lru_cache(maxsize=512)(_parsed_header)
+
+
+def _entry(name: str, entry: Json) -> _Entry:
     try:
         begin, end = entry["data_offsets"]
         dtype = _DTYPE_OF_CODE[entry["dtype"]]
         shape = _checked_shape(entry["shape"])
     except (KeyError, TypeError, ValueError) as error:
+        shown = name[:_SHOWN_CHARACTERS]
         msg = f"tensor {shown!r} needs dtype, shape and data_offsets: {_reason(error)}"
         raise MalformedBodyError(msg) from error
-    if not (type(begin) is int and type(end) is int and 0 <= begin <= end <= size):
-        offsets = reprlib.repr([begin, end])
-        msg = f"tensor {shown!r}: data_offsets {offsets} lie outside the body's {size} bytes"
-        raise MalformedBodyError(msg)
-    return begin, end, dtype, shape
+    if not (type(begin) is int and type(end) is int and 0 <= begin <= end):
+        raise MalformedBodyError(_outside(name, begin, end, None))
+    return _Entry(name, begin, end, dtype, shape)
+
+
+def _outside(name: str, begin: object, end: object, nbytes: int | None) -> str:
+    offsets = reprlib.repr([begin, end])
+    body = "body" if nbytes is None else f"body's {nbytes} bytes"
+    return f"tensor {name[:_SHOWN_CHARACTERS]!r}: data_offsets {offsets} lie outside the {body}"
 
 
 def _reason(error: Exception) -> str:

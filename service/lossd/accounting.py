@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from typing import Any
 
 import structlog
@@ -14,6 +13,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from lossd import metrics
 from lossd.callers import ANONYMOUS
+from lossd.http_protocol import new_request_id
 from lossd.problems import answer_problem
 from lossd.tracing import NOT_TRACED, RequestTrace, Tracing
 from lossd_client.errors import InternalError
@@ -142,4 +142,4 @@ def _request_id(scope: Scope) -> str:
             text = str(value.decode("latin-1"))
             if 0 < len(text) <= _MAX_REQUEST_ID_LENGTH and text.isascii() and text.isprintable():
                 return text
-    return uuid.uuid4().hex
+    return new_request_id()

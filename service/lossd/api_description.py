@@ -12,7 +12,7 @@ DESCRIPTION = (
     "evaluates any number of losses on one set of tensors and answers one value per sample."
 )
 
-_TENSOR = {
+TENSOR = {
     "description": "A tensor: nested lists, or an object with dtype, shape and base64, or png, "
     "npy, rle, or with the ref of one that is kept.",
     "anyOf": [{"type": "array"}, {"type": "object"}],
@@ -41,13 +41,13 @@ def _request_schema() -> dict[str, Any]:
     choice = schema.pop("$defs")["LossChoice"]
     losses = schema["properties"]["losses"]
     losses["items"] = {"anyOf": [{"type": "string"}, choice]}
-    inputs = {"type": "object", "additionalProperties": _TENSOR}
+    inputs = {"type": "object", "additionalProperties": TENSOR}
     schema["properties"]["inputs"] = {"anyOf": [inputs, {"type": "array", "items": inputs}]}
     schema["required"] = [*schema["required"], "inputs"]
     return schema
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 _PROBLEM = {
     "type": "object",
@@ -111,7 +111,7 @@ _ANSWER = {
 }
 
 
-def _responses(good: dict[str, Any]) -> dict[str, Any]:
+def responses(good: dict[str, Any]) -> dict[str, Any]:
     """Good answers by status, and every error."""
     problems: dict[int, list[str]] = {}
     for code, error in ERRORS.items():
@@ -143,11 +143,11 @@ EVALUATE: dict[str, Any] = {
             MULTIPART: {"schema": {"type": "object"}},
         },
     },
-    "responses": _responses(
+    "responses": responses(
         {
             "200": {
                 "description": "The answer, as JSON or as a safetensors file.",
-                "content": {JSON: {"schema": _ANSWER}, SAFETENSORS: _BINARY},
+                "content": {JSON: {"schema": _ANSWER}, SAFETENSORS: BINARY},
             }
         }
     ),
@@ -189,20 +189,20 @@ KEEP: dict[str, Any] = {
                         {
                             "type": "object",
                             "properties": {
-                                "tensors": {"type": "object", "additionalProperties": _TENSOR}
+                                "tensors": {"type": "object", "additionalProperties": TENSOR}
                             },
                             "required": ["tensors"],
                         },
-                        _TENSOR,
+                        TENSOR,
                     ]
                 },
                 "example": {"tensors": {"target": [[[1, 0], [1, 0]]]}},
             },
-            SAFETENSORS: _BINARY,
+            SAFETENSORS: BINARY,
             MULTIPART: {"schema": {"type": "object"}},
         },
     },
-    "responses": _responses(
+    "responses": responses(
         {
             "200": {"description": "All were there already.", "content": _KEPT_CONTENT},
             "201": {"description": "They are kept.", "content": _KEPT_CONTENT},
@@ -212,16 +212,16 @@ KEEP: dict[str, Any] = {
 """OpenAPI of `PUT /v1/tensors`."""
 
 GIVE: dict[str, Any] = {
-    "responses": _responses(
+    "responses": responses(
         {
             "200": {
                 "description": "The tensor.",
-                "content": {JSON: {"schema": _ENCODED}, SAFETENSORS: _BINARY},
+                "content": {JSON: {"schema": _ENCODED}, SAFETENSORS: BINARY},
             }
         }
     )
 }
 """OpenAPI of `GET /v1/tensors/{ref}`."""
 
-FORGET: dict[str, Any] = {"responses": _responses({"204": {"description": "It is gone."}})}
+FORGET: dict[str, Any] = {"responses": responses({"204": {"description": "It is gone."}})}
 """OpenAPI of `DELETE /v1/tensors/{ref}`."""

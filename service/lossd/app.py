@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import anyio.to_thread
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
@@ -17,6 +18,7 @@ from lossd import __version__
 from lossd.access import Access
 from lossd.accounting import Accounting
 from lossd.api_description import ANY_ERROR, DESCRIPTION, EVALUATE, FORGET, GIVE, KEEP
+from lossd.api_qa import QA_FORGET, QA_GIVE, QA_KEEP, QA_SCORE, QA_SUSPICION
 from lossd.catalogue import catalogue, describe
 from lossd.device_tensors import DeviceTensors
 from lossd.engine import Engine
@@ -25,6 +27,15 @@ from lossd.gauges import read_gauges
 from lossd.keys import KeyFile
 from lossd.metering import Metering
 from lossd.problems import answer_problem
+from lossd.qa.contexts import ContextStore
+from lossd.qa_calls import (
+    answer_scores,
+    answer_suspicions,
+    describe_context,
+    find_context,
+    forget_context,
+    keep_context,
+)
 from lossd.quotas import Quotas
 from lossd.receiving import CODINGS, Arrivals
 from lossd.requests import KeptTensors, answer_evaluation
@@ -36,6 +47,7 @@ from lossd_client.errors import (
     LossdError,
     NotReadyError,
 )
+from lossd_client.qa_wire import CONTEXTS_PATH, SCORE_PATH, SUSPICION_PATH
 from lossd_client.wire import (
     JSON,
     MULTIPART,
@@ -44,6 +56,18 @@ from lossd_client.wire import (
 )
 
 log = structlog.get_logger(__name__)
+
+
+class _DirectRoute(APIRoute):
+    """A route whose endpoint takes the request and nothing else.
+
+    What FastAPI does to find out parameters takes as long as reading a small body.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint itself."""
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
@@ -80,6 +104,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_exception_handler(HTTPException, answer_problem)  # anything else: see Accounting
     _add_evaluation(app, settings, engine, kept)
     _add_tensors(app, settings, kept.store)
+    contexts = ContextStore(settings)
+    _add_qa_scores(app, settings, engine, kept.store, contexts)
+    _add_qa_contexts(app, settings, kept.store, contexts)
     _add_catalogue(app)
     _add_operation(app, settings, engine, quotas, kept.store)
     return app
@@ -101,7 +128,6 @@ def _add_access(app: FastAPI, settings: Settings) -> None:
 
 
 def _add_evaluation(app: FastAPI, settings: Settings, engine: Engine, kept: KeptTensors) -> None:
-    @app.post("/v1/evaluate", openapi_extra=EVALUATE, response_class=Response)
     async def evaluate(request: Request) -> Response:
         """Losses, gradients, maps and statistics of the samples in the body."""
         written = await answer_evaluation(request, engine, settings, kept)
@@ -109,6 +135,15 @@ def _add_evaluation(app: FastAPI, settings: Settings, engine: Engine, kept: Kept
         return PartsResponse(
             written.parts, written.media_type, {"Server-Timing": written.stages.header()}
         )
+
+    app.router.add_api_route(
+        "/v1/evaluate",
+        evaluate,
+        methods=["POST"],
+        openapi_extra=EVALUATE,
+        response_class=Response,
+        route_class_override=_DirectRoute,
+    )
 
 
 def _add_tensors(app: FastAPI, settings: Settings, store: TensorStore) -> None:
@@ -131,6 +166,51 @@ def _add_tensors(app: FastAPI, settings: Settings, store: TensorStore) -> None:
     async def forget(request: Request, ref: str) -> Response:
         """Keeps a tensor no longer."""
         forget_tensor(request, store, ref)
+        return Response(status_code=204)
+
+
+def _add_qa_scores(
+    app: FastAPI, settings: Settings, engine: Engine, store: TensorStore, contexts: ContextStore
+) -> None:
+    @app.post(SCORE_PATH, openapi_extra=QA_SCORE, response_class=Response)
+    async def score(request: Request) -> Response:
+        """Annotation QA: how suspicious the masks of the body are, where, and why."""
+        written = await answer_scores(request, engine, settings, store, contexts)
+        request.state.samples = written.samples
+        return PartsResponse(
+            written.parts, written.media_type, {"Server-Timing": written.stages.header()}
+        )
+
+    @app.post(SUSPICION_PATH, openapi_extra=QA_SUSPICION, response_class=Response)
+    async def suspicion(request: Request) -> Response:
+        """Annotation QA: suspicions of images whose sub-scores are known."""
+        return JSONResponse(await answer_suspicions(request, store, contexts, settings))
+
+
+def _add_qa_contexts(
+    app: FastAPI, settings: Settings, store: TensorStore, contexts: ContextStore
+) -> None:
+    @app.put(f"{CONTEXTS_PATH}/{{name}}", openapi_extra=QA_KEEP, response_class=Response)
+    async def keep_qa_context(request: Request, name: str) -> Response:
+        """Keeps what the images of a data set have in common, under a name of the caller's."""
+        said, was_there = await keep_context(request, store, contexts, settings, name)
+        return JSONResponse(said.model_dump(), 200 if was_there else 201)
+
+    @app.get(f"{CONTEXTS_PATH}/{{name}}", openapi_extra=QA_GIVE, response_class=Response)
+    async def give_qa_context(request: Request, name: str) -> Response:
+        """What is known of a context that the caller has kept."""
+        context = find_context(request, contexts, name, ("path", "name"))
+        return JSONResponse(describe_context(context, contexts).model_dump())
+
+    @app.delete(
+        f"{CONTEXTS_PATH}/{{name}}",
+        openapi_extra=QA_FORGET,
+        status_code=204,
+        response_class=Response,
+    )
+    async def forget_qa_context(request: Request, name: str) -> Response:
+        """Keeps a context no longer."""
+        forget_context(request, contexts, name)
         return Response(status_code=204)
 
 
@@ -161,6 +241,7 @@ def _add_operation(
             "catalogue": "/v1/losses",
             "evaluate": "/v1/evaluate",
             "tensors": "/v1/tensors",
+            "qa": SCORE_PATH,
             "limits": "/v1/limits",
             "docs": "/docs",
             "metrics": "/metrics",
@@ -193,6 +274,8 @@ def _add_operation(
             "json_bytes": settings.max_json_mib << 20,
             "tensor_bytes": store.budget_bytes(request.state.caller),
             "tensor_ttl_s": settings.tensor_ttl_s,
+            "context_bytes": settings.key_context_mib << 20,
+            "context_ttl_s": settings.context_ttl_s,
             "samples": settings.max_request_samples,
             "classes": settings.max_classes,
             "spatial_axes": [1, 3],

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lossd import metrics
-from lossd.core.job import AnyJob, Job, Part
+from lossd.core.job import Job, Part, RowJob
 from lossd.tensors import Entry
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class DeviceTensors:
         self._copies: OrderedDict[Entry, Tensor] = OrderedDict()
         self._nbytes = 0
 
-    def placed(self, job: AnyJob, used: Iterable[Entry]) -> AnyJob:
+    def placed(self, job: Job | RowJob, used: Iterable[Entry]) -> Job | RowJob:
         """The job with its logits on the device where they are one of the kept tensors it used."""
         hot = {one.array.ctypes.data: one for one in used if one.uses >= _HOT_USES}
         if not self._limit_bytes or not hot or not isinstance(job, Job):

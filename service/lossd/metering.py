@@ -13,8 +13,14 @@ from lossd.http_protocol import ARRIVAL, Arrival, announced_bytes
 from lossd.problems import answer_problem
 from lossd.quotas import WINDOW_S, Quota, Quotas, Standing, Usage, Work
 from lossd_client.errors import LossdError
+from lossd_client.qa_wire import CONTEXTS_PATH, SCORE_PATH, SUSPICION_PATH
 
-WORK: Final = {("POST", "/v1/evaluate"), ("PUT", "/v1/tensors")}
+WORK: Final = {
+    ("POST", "/v1/evaluate"),
+    ("PUT", "/v1/tensors"),
+    ("POST", SCORE_PATH),
+    ("POST", SUSPICION_PATH),
+}
 """What is charged: method and path. The rest costs little and tells callers how they stand."""
 
 _UNDONE: Final = (429, 503)
@@ -43,7 +49,7 @@ class Metering:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or whatever else ASGI has."""
-        if scope["type"] != "http" or (scope["method"], scope["path"]) not in WORK:
+        if scope["type"] != "http" or not _is_work(scope["method"], scope["path"]):
             await self._app(scope, receive, send)
             return
         usage = self._quotas.usage(scope["state"]["caller"])
@@ -65,6 +71,11 @@ class Metering:
         """Length of the body as far as it will be read; None if nobody knows."""
         nbytes = announced_bytes(scope["headers"])
         return 0 if nbytes is not None and nbytes > self._max_body_bytes else nbytes
+
+
+def _is_work(method: str, path: str) -> bool:
+    """Whether a request is charged; names of contexts are part of a path."""
+    return (method, path) in WORK or (method == "PUT" and path.startswith(f"{CONTEXTS_PATH}/"))
 
 
 def _charging(receive: Receive, work: Work) -> Receive:

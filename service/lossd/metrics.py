@@ -39,12 +39,13 @@ STAGE_SECONDS = Histogram(
     "lossd_stage_seconds",
     "Seconds of the parts of an evaluation, as far as it came: receive (the body arrives), read "
     "(it is decoded and checked), queue (it waits for the engine), compute (its batch is "
-    "computed), write (the answer is encoded).",
+    "computed), judge (images of annotation QA are judged), write (the answer is encoded).",
     ["stage"],
     buckets=_SECONDS,
 )
 STAGE = {
-    name: STAGE_SECONDS.labels(name) for name in ("receive", "read", "queue", "compute", "write")
+    name: STAGE_SECONDS.labels(name)
+    for name in ("receive", "read", "queue", "compute", "judge", "write")
 }
 """The histogram of each stage."""
 SAMPLES = Counter("lossd_samples_total", "Samples of evaluations that were answered.", ["key"])
@@ -169,6 +170,16 @@ TENSOR_LOOKUPS = Counter(
     ["outcome"],
 )
 
+# -- annotation QA --------------------------------------------------------------------------------
+
+QA_CONTEXTS = Gauge("lossd_qa_contexts", "Contexts of annotation QA that are kept for callers.")
+QA_CONTEXT_EVICTIONS = Counter(
+    "lossd_qa_context_evictions_total",
+    "Contexts that are kept no more, by why: budget (their owner kept something newer), ttl "
+    "(nobody used them for too long).",
+    ["reason"],
+)
+
 # -- the process ----------------------------------------------------------------------------------
 
 EVENT_LOOP_LAG_SECONDS = Histogram(
@@ -182,5 +193,7 @@ for _counter in (SAMPLES, RECEIVED_BYTES, SENT_BYTES):
     _counter.labels(ANONYMOUS.name)
 for _reason in ("budget", "total", "ttl"):
     TENSOR_EVICTIONS.labels(_reason)
+for _reason in ("budget", "ttl"):
+    QA_CONTEXT_EVICTIONS.labels(_reason)
 for _outcome in ("hit", "miss"):
     TENSOR_LOOKUPS.labels(_outcome)

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from lossd import metrics
-from lossd.core.job import AnyJob
+from lossd.core.job import AnyJob, Job, RowJob
 from lossd.device_tensors import DeviceTensors
 from lossd.engine import Completed, Engine
 from lossd.offload import decode, offload
@@ -24,7 +24,7 @@ from lossd.protocols.answers import (
     write_safetensors,
 )
 from lossd.protocols.files import Budget
-from lossd.protocols.json_body import Sources, read_json
+from lossd.protocols.json_body import Inputs, Sources, read_json
 from lossd.protocols.multipart_body import read_multipart
 from lossd.protocols.safetensors_body import read_safetensors_body
 from lossd.receiving import Body, body_kind, received_body
@@ -72,6 +72,11 @@ class Stages:
     def total(self) -> float:
         """Seconds of all stages."""
         return sum(end - start for start, end in self.spans.values())
+
+    def seconds(self, name: str) -> float:
+        """Seconds of one stage; 0 if there was none."""
+        start, end = self.spans.get(name, (0.0, 0.0))
+        return end - start
 
     def header(self) -> str:
         """Value of a `Server-Timing` header, in milliseconds."""
@@ -125,14 +130,14 @@ async def _answer(
     request: Request, engine: Engine, settings: Settings, kept: KeptTensors, stages: Stages
 ) -> Written:
     kind, content_type = body_kind(request)
-    encoding, arrays = _answer_form(request, kind)
+    encoding, arrays = answer_form(request, kind)
     engine.check_room(request.state.caller, nbytes=request.state.work.announced_bytes)
     stages.begin("receive")
     async with received_body(request, settings) as body:
         stages.begin("read")
         find = Finder(kept.store, request.state.caller)
 
-        def read(budget: Budget) -> tuple[EvaluateRequest, AnyJob]:
+        def read(budget: Budget) -> tuple[EvaluateRequest, Job | RowJob]:
             sources = Sources(budget, find)
             evaluation, job = _read(body, kind, content_type, settings, sources)
             return evaluation, kept.on_device.placed(job, find.used)
@@ -140,7 +145,7 @@ async def _answer(
         evaluation, job = await decode(request.state.caller, body, kind, settings, read)
     stages.end()
     request.state.work.charge_samples(job.samples)
-    completed = await _compute(request, engine, job, _left_s(evaluation, settings, stages))
+    completed = await compute(request, engine, job, left_s(evaluation.timeout_ms, settings, stages))
     stages.add_engine(completed)
     document = _document(job, completed, stages, engine, request.state.request_id)
     tensors = completed.outcome.tensors
@@ -160,34 +165,51 @@ async def _answer(
 
 def _read(
     body: Body, kind: str, content_type: str, settings: Settings, sources: Sources
-) -> tuple[EvaluateRequest, AnyJob]:
+) -> tuple[EvaluateRequest, Job | RowJob]:
     """Request and job of a body."""
-    if kind == MULTIPART:
-        document, inputs = read_multipart(body, content_type, sources)
-    elif kind == JSON:
-        document, inputs = read_json(body, sources)
-    else:
-        document, inputs = read_safetensors_body(body, sources)
+    document, inputs = read_body(body, kind, content_type, sources)
     evaluation = read_request(document)
     limits = RequestLimits(samples=settings.max_request_samples, classes=settings.max_classes)
     return evaluation, build_job(evaluation, inputs, limits)
 
 
-def _left_s(evaluation: EvaluateRequest, settings: Settings, stages: Stages) -> float:
+def read_body(
+    body: Body, kind: str, content_type: str, sources: Sources
+) -> tuple[dict[str, Any], Inputs]:
+    """Document and input objects of a body, however it is encoded.
+
+    Raises:
+        LossdError: it is not what its content type says, or too large, or names an unknown ref.
+    """
+    if kind == MULTIPART:
+        return read_multipart(body, content_type, sources)
+    if kind == JSON:
+        return read_json(body, sources)
+    return read_safetensors_body(body, sources)
+
+
+def left_s(timeout_ms: float | None, settings: Settings, stages: Stages) -> float:
     """Seconds until the deadline, which counts from the head of the request.
 
     Raises:
         DeadlineExceededError: it has passed already.
     """
-    timeout_ms = min(evaluation.timeout_ms or settings.timeout_ms, settings.timeout_ms)
-    left_s = timeout_ms / 1e3 - stages.total
-    if left_s <= 0:
+    timeout_ms = min(timeout_ms or settings.timeout_ms, settings.timeout_ms)
+    left = timeout_ms / 1e3 - stages.total
+    if left <= 0:
         msg = f"reading the request took the {timeout_ms:g} ms it had"
         raise DeadlineExceededError(msg)
-    return left_s
+    return left
 
 
-async def _compute(request: Request, engine: Engine, job: AnyJob, left_s: float) -> Completed:
+async def compute(request: Request, engine: Engine, job: AnyJob, left_s: float) -> Completed:
+    """Has the engine compute a job while the request's client waits for it.
+
+    Raises:
+        DeadlineExceededError: there was no answer in so many seconds.
+        LossdError: what the engine says.
+        ClientDisconnect: the client went away.
+    """
     origin = Origin(request.state.request_id, request.state.trace)
     ticket = engine.submit(job, timeout_s=left_s, origin=origin, caller=request.state.caller)
     answer = asyncio.wrap_future(ticket.answer)
@@ -213,7 +235,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _document(
-    job: AnyJob, completed: Completed, stages: Stages, engine: Engine, request_id: str
+    job: Job | RowJob, completed: Completed, stages: Stages, engine: Engine, request_id: str
 ) -> dict[str, Any]:
     return {
         "mean": completed.outcome.mean,
@@ -234,7 +256,7 @@ def _document(
     }
 
 
-def _answer_form(request: Request, kind: str) -> tuple[Encoding, Arrays]:
+def answer_form(request: Request, kind: str) -> tuple[Encoding, Arrays]:
     """How the answer is written: as the `Accept` header asks, else as the body came."""
     otherwise: Encoding = "safetensors" if kind == SAFETENSORS else "json"
     encoding = encoding_asked(request.headers.get("accept", ""), otherwise)

@@ -113,6 +113,11 @@ class Settings(BaseSettings):
     """Most bytes of copies of kept logits in a GPU's memory, in MiB; those used again have one."""
     tensor_ttl_s: float = Field(default=3600.0, gt=0)
     """How long a tensor is kept after it was last used, in seconds."""
+    key_context_mib: int = Field(default=64, ge=1)
+    """Most bytes of annotation QA's contexts that one caller may keep, in MiB; one takes 4 KiB for
+    each class."""
+    context_ttl_s: float = Field(default=86_400.0, gt=0)
+    """How long such a context is kept after it was last used, in seconds."""
     max_delay_ms: float = Field(default=20.0, ge=0)
     """Longest that a request may be overtaken by larger groups; an idle engine never waits."""
     fair_batch_ms: float = Field(default=8.0, gt=0)

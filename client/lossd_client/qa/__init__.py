@@ -1,8 +1,19 @@
-"""Quality of annotations: what a data set holds, and the way back to the annotation tools.
+"""Quality of annotations: which are doubtful, and the way back to the annotation tools.
 
-Needs `lossd-client[qa]`. Everything loads one image at a time.
+Needs `lossd-client[qa]`. Everything loads a few images at a time.
+
+`score` ranks a data set through a service and writes what a review needs; `lossd-client qa` does
+the same from the command line. The readers can be used on their own.
 
 Example:
+    >>> from lossd_client import Client
+    >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
+    ...     report = score(
+    ...         images="images", annotations="export.xml", predictions="logits.npz",
+    ...         client=client, ignore_index=255, out="report",
+    ...     )
+    ...     for image in report.ranking[:3]:
+    ...         print(image.name, image.suspicion, image.reason)
     >>> from pathlib import Path
     >>> photos, unreadable = read_photos(Path("images"))  # doctest: +SKIP
     >>> classes = read_classes(Path("classes.txt"))  # doctest: +SKIP
@@ -14,6 +25,7 @@ Example:
 
 from lossd_client.qa.annotations import Annotation, AnnotationSource, Entry, read_annotations
 from lossd_client.qa.classes import ClassList, LabelRules, compact, parse_map, read_classes
+from lossd_client.qa.dataset import RefusedError
 from lossd_client.qa.export import (
     Region,
     ReviewedImage,
@@ -23,6 +35,7 @@ from lossd_client.qa.export import (
     label_studio_tasks,
     region_of,
 )
+from lossd_client.qa.live import Rescored
 from lossd_client.qa.matching import (
     LoadedPair,
     Matched,
@@ -35,13 +48,18 @@ from lossd_client.qa.matching import (
 )
 from lossd_client.qa.predictions import KindChoice, PredictionSource, choose_kind, read_predictions
 from lossd_client.qa.problems import DataError, Problem
+from lossd_client.qa.ranking import ClassRow, GroupRow, RankedImage
+from lossd_client.qa.report import Report
+from lossd_client.qa.scoring import score
 
 __all__ = [
     "Annotation",
     "AnnotationSource",
     "ClassList",
+    "ClassRow",
     "DataError",
     "Entry",
+    "GroupRow",
     "KindChoice",
     "LabelRules",
     "LoadedPair",
@@ -50,7 +68,11 @@ __all__ = [
     "Photo",
     "PredictionSource",
     "Problem",
+    "RankedImage",
+    "RefusedError",
     "Region",
+    "Report",
+    "Rescored",
     "ReviewedImage",
     "check_classes",
     "check_labels",
@@ -67,4 +89,5 @@ __all__ = [
     "read_photos",
     "read_predictions",
     "region_of",
+    "score",
 ]

@@ -89,6 +89,23 @@ class ArrayFile:
             values: npt.NDArray[np.generic] = npy.read_array(file, allow_pickle=False)
             return values
 
+    def version(self) -> str:
+        """What changes when the values do; they are not read.
+
+        Returns:
+            The member's checksum and size, or the file's size and time of change.
+
+        Raises:
+            DataError: there is no such file or member.
+        """
+        if self.archive is None or self.member is None:
+            return file_version(self.path)
+        try:
+            info = self.archive.getinfo(self.member)
+        except KeyError as error:
+            raise DataError(str(self), f"is not there: {error}") from error
+        return f"{info.CRC:08x}-{info.file_size}"
+
     @contextmanager
     def _opened(self) -> Iterator[tuple[IO[bytes], int]]:
         try:
@@ -109,6 +126,25 @@ class ArrayFile:
         if info.file_size > _DEFLATE_RATIO * self.path.stat().st_size:
             raise ValueError(f"{info.file_size} bytes cannot come out of an archive of this size")
         return info.file_size
+
+
+def file_version(path: Path) -> str:
+    """What changes when a file does; it is not read.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its size and its time of change.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read: {error}") from error
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def members(path: Path) -> list[ArrayFile]:

@@ -5,6 +5,7 @@ A class's label is its place in the list of classes, which is also its channel i
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ BACKGROUND = "background"
 _SHOWN_VALUES = 8
 _MASK_DTYPES = (np.uint8, np.int16, np.int32)
 """Integers that can travel, the smallest first; the largest value of each is not a class."""
+
+_BYTES = 256
+_WRONG = 254
+"""Byte that marks a label that is not allowed; not a class where masks are translated as bytes."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,58 @@ class LabelRules:
         if wrong := [value for value, label in zip(values, new, strict=True) if label is None]:
             raise DataError(file, self._told(mask, wrong), kind="labels")
         return np.array(new, np.int32)[places].reshape(mask.shape)
+
+    @property
+    def ignored_label(self) -> int:
+        """Label of what is ignored in the masks that `compacted` gives."""
+        return compact(np.zeros((0, 0), np.int32), self.class_count)[1]
+
+    def compacted(self, mask: Mask, file: str) -> Mask:
+        """What `compact` makes of `apply`'s answer, without the steps between.
+
+        Args:
+            mask: `[H, W]`, any integers.
+            file: where they stand, for messages.
+
+        Returns:
+            `[H, W]` uint8, int16 or int32, with `ignored_label` where nothing counts.
+
+        Raises:
+            DataError: as `apply`.
+
+        Example:
+            >>> import numpy as np
+            >>> rules = LabelRules(2, {7: 1}, ignore_index=200)
+            >>> rules.compacted(np.array([[0, 7, 200]], np.uint8), "a.png").tolist()
+            [[0, 1, 255]]
+        """
+        if self.class_count <= _WRONG:
+            small = self._translated(mask)
+            if not (small == _WRONG).any():
+                return small
+        return compact(self.apply(mask, file), self.class_count)[0]
+
+    def _translated(self, mask: Mask) -> npt.NDArray[np.uint8]:
+        """The mask through a table of bytes; labels that are no bytes are wrong or unlabelled."""
+        if mask.dtype == np.uint8:
+            return self._looked_up(mask)
+        is_byte = (mask >= 0) & (mask < _BYTES)
+        small = self._looked_up(np.where(is_byte, mask, 0).astype(np.uint8))
+        small = np.where(is_byte, small, np.uint8(_WRONG))
+        small[mask == UNLABELLED] = _BYTES - 1
+        return small
+
+    def _looked_up(self, mask: Mask) -> npt.NDArray[np.uint8]:
+        # Not numpy's indexing, which makes eight bytes of each index first.
+        codes = mask.tobytes().translate(self._table)
+        return np.frombuffer(codes, np.uint8).reshape(mask.shape)
+
+    @cached_property
+    def _table(self) -> bytes:
+        new = (self._new(value) for value in range(_BYTES))
+        return bytes(
+            _WRONG if label is None else _BYTES - 1 if label == IGNORED else label for label in new
+        )
 
     def _new(self, value: int) -> int | None:
         label = self.mapping.get(value, value)

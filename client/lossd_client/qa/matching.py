@@ -95,7 +95,7 @@ class Pair:
             (self.prediction.file, values.shape[-2:]),
         ):
             if size != self.photo.size:
-                raise _size_error(file, (size[0], size[1]), self.photo)
+                raise size_error(file, (size[0], size[1]), self.photo)
         return LoadedPair(self.name, mask, values)
 
 
@@ -225,7 +225,7 @@ def check_labels(pairs: Iterable[Pair], rules: LabelRules) -> list[Problem]:
         try:
             mask = rules.apply(entry.load().mask, entry.file)
             if mask.shape != pair.photo.size:
-                raise _size_error(entry.file, (mask.shape[0], mask.shape[1]), pair.photo)
+                raise size_error(entry.file, (mask.shape[0], mask.shape[1]), pair.photo)
         except DataError as error:
             problems.append(Problem.from_error(error))
     return problems
@@ -291,7 +291,7 @@ def _singles(items: Sequence[_Item]) -> tuple[list[_Item], list[Problem]]:
 
 def _check_sizes(photo: Photo, entry: Entry, prediction: PredictionEntry) -> None:
     if entry.size is not None and entry.size != photo.size:
-        raise _size_error(entry.file, entry.size, photo)
+        raise size_error(entry.file, entry.size, photo)
     if prediction.size == photo.size:
         return
     if prediction.shape[:2] == photo.size:
@@ -300,10 +300,11 @@ def _check_sizes(photo: Photo, entry: Entry, prediction: PredictionEntry) -> Non
             f"has the shape {list(prediction.shape)}, its classes last; wanted is [C, H, W]",
             kind="size",
         )
-    raise _size_error(prediction.file, prediction.size, photo)
+    raise size_error(prediction.file, prediction.size, photo)
 
 
-def _size_error(file: str, size: tuple[int, int], photo: Photo) -> DataError:
+def size_error(file: str, size: tuple[int, int], photo: Photo) -> DataError:
+    """Error of a file whose size is not that of its image."""
     return DataError(
         file,
         f"is {size[0]} x {size[1]} (height x width), "

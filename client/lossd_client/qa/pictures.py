@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lossd_client.qa.painting import Mask
 from lossd_client.qa.problems import DataError
@@ -51,6 +51,22 @@ def photo_size(path: Path) -> tuple[int, int]:
     with _opened(path, _PHOTO_FORMATS) as picture:
         width, height = picture.size
         return (width, height) if _is_sideways(picture) else (height, width)
+
+
+def read_photo(path: Path) -> Image.Image:
+    """A photo as shown on a screen.
+
+    Args:
+        path: PNG, JPEG, BMP, TIFF, WebP or GIF.
+
+    Returns:
+        RGB, turned as its EXIF data asks for.
+
+    Raises:
+        DataError: the file is no such picture.
+    """
+    with _opened(path, _PHOTO_FORMATS, _in_memory(path)) as picture:
+        return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
 
 
 def mask_size(path: Path) -> tuple[int, int]:
@@ -168,6 +184,16 @@ def _colour(text: str) -> tuple[int, int, int] | None:
         return None
     red, green, blue = (int(part[:4]) for part in parts)
     return (red, green, blue) if max(red, green, blue) < 1 << 8 else None
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Pillow cuts deeper greys off at 255; their range is what a person wants to see."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture).astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) / max(high - low, 1e-9) * 255
+    return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _stretch_of(path: Path) -> int:

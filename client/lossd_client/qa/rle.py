@@ -1,11 +1,8 @@
 """Run-length codes of masks as three tools write them; no two are alike.
 
 COCO
-    Column after column over the whole image (`[H, W]` in Fortran order). Counts alternate between
-    outside and inside and begin with outside, so a mask that begins inside begins with a 0. The
-    compressed string writes each count, from the fourth on less the count two before, in groups of
-    five bits, lowest group first, with bit 5 set where another group follows, the last group's bit
-    4 being the sign, and 48 added to make a printable character.
+    Column after column over the whole image: `lossd_client.coco_rle`, whose functions are here,
+    too.
 
 CVAT
     Row after row inside the object's box, counts as in COCO, written as text with commas.
@@ -35,104 +32,38 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-Inside = npt.NDArray[np.bool_]
-Counts = npt.NDArray[np.int64]
+from lossd_client.coco_rle import (
+    MAX_PIXELS,
+    Counts,
+    Inside,
+    check_pixels,
+    compress_coco,
+    count_array,
+    decode_coco,
+    encode_coco,
+    expand_coco,
+    fill,
+    run_lengths,
+)
 
-MAX_PIXELS = 1 << 28
-"""Pixels of the largest image that is decoded."""
-
-_COCO_FIRST_CHARACTER = 48
-_COCO_LAST_CHARACTER = 48 + 63
-_COCO_BITS = 5
-_COCO_MORE = 0x20
-_COCO_SIGN = 0x10
-_COCO_LAST_PLAIN = 2  # the place of the last count that is not told as a difference
-_COCO_MAX_GROUPS = 8  # 40 bits, more than any count of MAX_PIXELS needs
+__all__ = [
+    "MAX_PIXELS",
+    "Counts",
+    "Inside",
+    "compress_coco",
+    "decode_coco",
+    "decode_cvat",
+    "decode_label_studio",
+    "encode_coco",
+    "encode_cvat",
+    "encode_label_studio",
+    "expand_coco",
+]
 
 _RGBA = 4
 _LENGTH_BITS = (3, 4, 8, 16)  # what Label Studio's own encoder chooses from
 _VALUE_BITS = 8
 _LONGEST_RUN = 1 << _LENGTH_BITS[-1]
-
-
-def decode_coco(counts: str | Sequence[int], height: int, width: int) -> Inside:
-    """Mask of COCO's counts.
-
-    Args:
-        counts: the compressed string, or the list of counts.
-        height: rows of the image.
-        width: columns of the image.
-
-    Returns:
-        `[H, W]` bool, True inside.
-
-    Raises:
-        ValueError: the string is malformed, or the counts do not add up to the image.
-    """
-    lengths = expand_coco(counts) if isinstance(counts, str) else _count_array(counts)
-    return _fill(lengths, height * width).reshape(width, height).T
-
-
-def encode_coco(mask: Inside) -> list[int]:
-    """Uncompressed counts of a mask in COCO's order.
-
-    Args:
-        mask: `[H, W]` bool.
-
-    Returns:
-        Counts that alternate between outside and inside, outside first.
-    """
-    return _runs(mask.T.reshape(-1))
-
-
-def expand_coco(text: str) -> Counts:
-    """Counts of a compressed string.
-
-    Args:
-        text: characters 48 to 111, as `compress_coco` writes them.
-
-    Returns:
-        `[n]` int64 counts.
-
-    Raises:
-        ValueError: a character that cannot occur, or a count that does not end.
-    """
-    if not text.isascii():
-        raise ValueError("the RLE string holds characters that are not ASCII")
-    codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64)
-    if codes.size == 0:
-        return codes
-    if codes.min() < _COCO_FIRST_CHARACTER or codes.max() > _COCO_LAST_CHARACTER:
-        raise ValueError("the RLE string holds characters outside '0' to 'o'")
-    codes -= _COCO_FIRST_CHARACTER
-    ends = np.flatnonzero(codes & _COCO_MORE == 0)
-    if ends.size == 0 or ends[-1] != codes.size - 1:
-        raise ValueError("the RLE string breaks off within a count")
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    if (ends - starts).max() >= _COCO_MAX_GROUPS:
-        raise ValueError("the RLE string holds a count larger than any image")
-    place = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
-    steps = np.add.reduceat((codes & (_COCO_MORE - 1)) << (_COCO_BITS * place), starts)
-    steps -= np.where(codes[ends] & _COCO_SIGN, 1 << (_COCO_BITS * (ends - starts + 1)), 0)
-    # From the fourth on, counts are told as differences to the one two before.
-    steps[1::2] = np.cumsum(steps[1::2])
-    steps[2::2] = np.cumsum(steps[2::2])
-    return steps
-
-
-def compress_coco(counts: Sequence[int]) -> str:
-    """String of COCO's counts, as its tools write it.
-
-    Args:
-        counts: as `encode_coco` gives them.
-
-    Returns:
-        ASCII text.
-    """
-    text: list[str] = []
-    for place, count in enumerate(counts):
-        text.extend(_coco_groups(count - counts[place - 2] if place > _COCO_LAST_PLAIN else count))
-    return "".join(text)
 
 
 def decode_cvat(counts: str, height: int, width: int) -> Inside:
@@ -149,8 +80,8 @@ def decode_cvat(counts: str, height: int, width: int) -> Inside:
     Raises:
         ValueError: something that is no number, or counts that do not add up to the box.
     """
-    lengths = _count_array([int(piece) for piece in counts.split(",")] if counts.strip() else [])
-    return _fill(lengths, height * width).reshape(height, width)
+    lengths = count_array([int(piece) for piece in counts.split(",")] if counts.strip() else [])
+    return fill(lengths, height * width).reshape(height, width)
 
 
 def encode_cvat(mask: Inside) -> str:
@@ -162,7 +93,7 @@ def encode_cvat(mask: Inside) -> str:
     Returns:
         Numbers with commas between them.
     """
-    return ",".join(map(str, _runs(mask.reshape(-1))))
+    return ",".join(map(str, run_lengths(mask.reshape(-1))))
 
 
 def decode_label_studio(rle: bytes | Sequence[int], height: int, width: int) -> Inside:
@@ -195,7 +126,7 @@ def encode_label_studio(mask: Inside) -> list[int]:
     """
     bits = [f"{mask.size * _RGBA:032b}{_VALUE_BITS - 1:05b}"]
     bits.extend(f"{length - 1:04b}" for length in _LENGTH_BITS)
-    for place, length in enumerate(_runs(mask.reshape(-1))):
+    for place, length in enumerate(run_lengths(mask.reshape(-1))):
         bits.extend(_blocks(length * _RGBA, 255 * (place % 2)))
     text = "".join(bits)
     text += "0" * (-len(text) % 8)
@@ -231,7 +162,7 @@ class _Bits:
 
 
 def _unpack(bits: _Bits, pixels: int) -> npt.NDArray[np.uint8]:
-    _check_pixels(pixels)
+    check_pixels(pixels)
     count, value_bits = bits.number(32), bits.number(5) + 1
     if count != pixels * _RGBA:
         raise ValueError(f"the brush has {count} values, the image 4 x {pixels} pixels")
@@ -264,44 +195,3 @@ def _blocks(length: int, value: int) -> Iterator[str]:
         choice = next(at for at, bits in enumerate(_LENGTH_BITS) if part <= 1 << bits)
         yield f"1{choice:02b}{part - 1:0{_LENGTH_BITS[choice]}b}{value:0{_VALUE_BITS}b}"
         length -= part
-
-
-def _coco_groups(step: int) -> Iterator[str]:
-    while True:
-        group = step & (_COCO_MORE - 1)
-        step >>= _COCO_BITS
-        # The rest is nothing but copies of the sign that the group already has.
-        ends = step == (-1 if group & _COCO_SIGN else 0)
-        yield chr(_COCO_FIRST_CHARACTER + group + (0 if ends else _COCO_MORE))
-        if ends:
-            return
-
-
-def _runs(values: Inside) -> list[int]:
-    if values.size == 0:
-        return []
-    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
-    edges = np.concatenate(([0], changes, [values.size]))
-    counts: list[int] = np.diff(edges).tolist()
-    return [0, *counts] if values[0] else counts
-
-
-def _count_array(counts: Sequence[int]) -> Counts:
-    if any(type(count) is not int or abs(count) > MAX_PIXELS for count in counts):
-        raise ValueError("the RLE's counts are not all whole numbers of pixels")
-    return np.array(counts, np.int64)
-
-
-def _fill(counts: Counts, pixels: int) -> Inside:
-    _check_pixels(pixels)
-    if counts.size and counts.min() < 0:
-        raise ValueError(f"the RLE holds the negative count {int(counts.min())}")
-    total = int(counts.sum())
-    if total != pixels:
-        raise ValueError(f"the RLE's counts add up to {total} pixels, its area has {pixels}")
-    return np.repeat(np.arange(counts.size) % 2 == 1, counts)
-
-
-def _check_pixels(pixels: int) -> None:
-    if not 0 <= pixels <= MAX_PIXELS:
-        raise ValueError(f"{pixels} pixels; allowed are 0 to {MAX_PIXELS}")

@@ -87,19 +87,21 @@ class GradientWriter:
         self.scales[index][row] = 1.0 / factor
 
     def add(self, number: int, gradient: Tensor) -> None:
-        """A whole contribution `[C, P]` to one of the job's samples."""
-        staged = self._stage(number)
-        staged.add_(gradient)
-        groups = self._grouped(staged)
+        """A whole contribution `[C, P]` to one of the job's samples, which may be written over."""
+        if number in self._staged or gradient.dtype != self._job.dtype:
+            self._stage(number).add_(gradient)
+        else:
+            self._stage(number, gradient)
+        groups = self._grouped(gradient)
         self._received(number, groups.shape[0] * tl.tiles_of(groups.shape[-1]))
 
-    def _stage(self, number: int) -> Tensor:
-        """Where the contributions to a sample are added up, `[C, P]`."""
+    def _stage(self, number: int, first: Tensor | None = None) -> Tensor:
+        """Where the contributions to a sample are added up, `[C, P]`; the first, if it can be."""
         staged = self._staged.get(number)
         if staged is None:
             index, row = self._where[number]
             shape = self.arrays[index][row].shape
-            staged = torch.zeros(shape, dtype=self._job.dtype)
+            staged = torch.zeros(shape, dtype=self._job.dtype) if first is None else first
             self._staged[number] = staged
             groups = self._grouped(staged)
             self._missing[number] = (
@@ -174,22 +176,22 @@ class Answer:
     def __init__(self, job: Job, first: int) -> None:
         self.job = job
         self.first = first
-        self._values: dict[str, Tensor] = {}
-        self._per_class: dict[str, Tensor] = {}
+        self._values: dict[str, Array] = {}
+        self._per_class: dict[str, Array] = {}
         self._gradients: dict[str, GradientWriter] = {}
         self._maps: dict[str, MapWriter] = {}
         self._statistics: dict[str, Array] = {}
-        self._notes: dict[tuple[str, Note], Tensor] = {}
+        self._notes: dict[tuple[str, Note], Array] = {}
 
-    def add_value(self, label: str, value: Tensor, per_class: Tensor | None) -> None:
-        """Value `[B]` of one row and, if it has them, its classes' values `[B, C]`."""
-        self._values[label] = value.detach()
+    def add_value(self, label: str, value: Array, per_class: Array | None) -> None:
+        """Value `[B]` of one row and, if it has them, its classes' values `[B, C]`, float64."""
+        self._values[label] = value
         if per_class is not None and self.job.per_class:
-            self._per_class[label] = per_class.detach()
+            self._per_class[label] = per_class
 
-    def note(self, label: str, what: Note, samples: Tensor | None) -> None:
+    def note(self, label: str, what: Note, samples: Array) -> None:
         """In which samples `[B]` bool something happened to a row that the caller should hear."""
-        if samples is not None and bool(samples.any()):
+        if samples.any():
             self._notes[label, what] = samples
 
     def gradient_writer(self, label: str) -> GradientWriter:
@@ -231,14 +233,11 @@ class Answer:
     def outcome(self) -> Outcome:
         """The finished answer."""
         values = {call.label: self._values[call.label] for call in self.job.calls}
-        tensors: dict[str, Array] = {
-            f"loss/{label}": value.numpy() for label, value in values.items()
-        }
-        total = sum(
+        tensors: dict[str, Array] = {f"loss/{label}": value for label, value in values.items()}
+        tensors["total"] = sum(
             (call.weight * values[call.label] for call in self.job.calls),
-            start=torch.zeros(self.job.samples, dtype=torch.float64),
+            start=np.zeros(self.job.samples),
         )
-        tensors["total"] = total.numpy()
         for label, writer in self._gradients.items():
             name = f"{self.job.differentiable}/{label}" if label else self.job.differentiable
             tensors.update(self._gradient_tensors(name, writer))
@@ -248,7 +247,7 @@ class Answer:
                 spatial = (part.shape[0], *part.shape[2:])
                 tensors[numbered(index, f"map/{label}", count)] = array.numpy().reshape(spatial)
         for label, per_class in self._per_class.items():
-            tensors[f"per_class/{label}"] = per_class.numpy()
+            tensors[f"per_class/{label}"] = per_class
         for name, counts in self._statistics.items():
             tensors[f"statistics/{name}"] = counts
         mean = {label: float(value.mean()) for label, value in values.items()}
@@ -271,7 +270,7 @@ class Answer:
         if empty:
             yield f"no pixel counts in {_listed(empty)}: its values and gradients are 0"
         for (label, what), samples in self._notes.items():
-            found = [int(number) for number in samples.nonzero()]
+            found = [int(number) for number in np.flatnonzero(samples)]
             yield f"{label}: {_NOTES[what].format(samples=_listed(found))}"
 
 

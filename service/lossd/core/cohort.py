@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossd.core import vocabulary as v
-from lossd.core.answer import Answer, GradientWriter
+from lossd.core.answer import Answer, GradientWriter, Note
 from lossd.core.job import Job, LossCall
 from lossd.core.passes import Passes
 from lossd.losses.declare import TileLoss, Values
@@ -105,11 +105,11 @@ class Cohort:
         samples = [number for member in members for number in range(member.first, member.last)]
         self._samples = samples
         self._place = {number: place for place, number in enumerate(samples)}
-        offsets = passes.group_offsets()
-        self._groups = torch.tensor(
-            [group for n in samples for group in range(offsets[n], offsets[n + 1])]
-        )
+        offsets = passes.group_offsets
+        groups = [group for n in samples for group in range(offsets[n], offsets[n + 1])]
         self._all_groups = offsets[-1]
+        self._groups = None if len(groups) == self._all_groups else torch.tensor(groups)
+        """Those of the cohort among the batch's; None if it is the whole batch."""
         self._pixels = torch.tensor(
             [count for m in members for part in m.job.parts for count in part.valid_pixels],
             dtype=torch.float64,
@@ -122,11 +122,7 @@ class Cohort:
         """Fills the answers of all members."""
         evaluated = [(head, self._evaluate(head)) for head in self._heads()]
         for head, values in evaluated:
-            for use in head.uses:
-                per_class = None if values.per_class is None else values.per_class[use.span]
-                use.answer.add_value(use.call.label, values.value[use.span], per_class)
-                use.answer.note(use.call.label, "fell_back", _rows(values.fell_back, use.span))
-                use.answer.note(use.call.label, "empty", _rows(values.empty, use.span))
+            _hand_out(head, values)
         self._total_gradients(evaluated)
         for head, values in evaluated:
             self._each_gradient(head, values)
@@ -164,25 +160,25 @@ class Cohort:
         return replace(view, region=replace(view.region))  # it notes what is empty for one head
 
     def _view(self, rows: slice | Tensor, number: int) -> Sums:
-        pixels = self._pixels[rows]
+        pixels = _rows(self._pixels, rows)
         return Sums(
             task=self._task,
-            region=region_sums(self._region[rows], pixels),
+            region=region_sums(_rows(self._region, rows), pixels),
             pixel=self._pixel_sums(rows, number),
             pixels=pixels,
         )
 
     def _pixel_sums(self, rows: slice | Tensor, number: int) -> PixelSums:
-        pixel, focused = self._labels(self._pixel[0][rows]), self._labels(self._pixel[number][rows])
-        made = pixel.shape[1]
-        unmade = torch.zeros_like(pixel[:, 0])
+        pixel = self._labels(_rows(self._pixel[0], rows)).unbind(1)
+        focused = pixel if number == 0 else self._labels(_rows(self._pixel[number], rows)).unbind(1)
+        unmade = torch.zeros_like(pixel[0])
 
-        def sums(index: int, source: Tensor = pixel) -> Tensor:
-            return source[:, index] if index < made else unmade
+        def sums(index: int, source: Sequence[Tensor] = pixel) -> Tensor:
+            return source[index] if index < len(source) else unmade
 
         complement = sums(v.COMPLEMENT_CROSS_ENTROPY)
         if self._channel_rows:
-            complement = self._pixel[0][rows][:, v.CROSS_ENTROPY, None, :, 0]
+            complement = _rows(self._pixel[0], rows)[:, v.CROSS_ENTROPY, None, :, 0]
         return PixelSums(
             count=self._label_counts(rows),
             weight=sums(v.WEIGHT),
@@ -202,10 +198,10 @@ class Cohort:
 
     def _label_counts(self, rows: slice | Tensor) -> Tensor:
         """Pixels of each label, `[B, G, L]`: of each class, or off and on of each channel."""
-        on = self._region.detach()[rows][:, v.TARGET]
+        on = _rows(self._region.detach(), rows)[:, v.TARGET]
         if self._task == "multiclass":
             return on[:, None]
-        return torch.stack([self._pixels[rows][:, None] - on, on], dim=-1)
+        return torch.stack([_rows(self._pixels, rows)[:, None] - on, on], dim=-1)
 
     # -- derivatives -----------------------------------------------------------------------------
 
@@ -214,11 +210,12 @@ class Cohort:
         writers: dict[int, GradientWriter] = {}
         rounds = 1
         for head, values in evaluated:
-            for use in head.uses:
-                if use.member.job.gradient != "total":
-                    continue
-                terms.append(use.call.weight * values.value[use.span].sum())
-                rounds = max(rounds, head.round + 1)
+            asked = [use for use in head.uses if use.member.job.gradient == "total"]
+            if not asked:
+                continue
+            terms.append(_weighted(values.value, asked))
+            rounds = max(rounds, head.round + 1)
+            for use in asked:
                 if use.member.first not in writers:
                     writer = use.answer.gradient_writer("")
                     writers.update(dict.fromkeys(use.member.samples, writer))
@@ -279,13 +276,17 @@ class Cohort:
 
     def _by_sample(self, table: Tensor) -> Tensor:
         """`[B, S, G, D]` of the cohort's samples from a table of all groups `[ΣG, S, D]`."""
-        rows: Tensor = table[self._groups].unflatten(0, (len(self._samples), -1))
+        own = table if self._groups is None else table[self._groups]
+        rows: Tensor = own.unflatten(0, (len(self._samples), -1))
         return rows.transpose(1, 2).contiguous()
 
     def _by_group(self, values: Tensor) -> Tensor:
         """Table of all groups `[ΣG, S, D]` from `[B, S, G, D]`; 0 for other cohorts' groups."""
+        own = values.transpose(1, 2).flatten(0, 1)
+        if self._groups is None:
+            return own
         table = values.new_zeros(self._all_groups, values.shape[1], values.shape[3])
-        table[self._groups] = values.transpose(1, 2).flatten(0, 1)
+        table[self._groups] = own
         return table
 
     def _span(self, member: Member) -> slice:
@@ -293,5 +294,31 @@ class Cohort:
         return slice(first, first + member.job.samples)
 
 
-def _rows(values: Tensor | None, span: slice) -> Tensor | None:
-    return None if values is None else values[span]
+def _rows(values: Tensor, rows: slice | Tensor) -> Tensor:
+    """Some rows of a table; the table itself if they are all, one step less for autograd."""
+    return values if isinstance(rows, slice) else values[rows]
+
+
+def _weighted(value: Tensor, uses: Sequence[Use]) -> Tensor:
+    """`[]`: the values `[B]` of a head, each as often as its uses count it."""
+    weights = torch.zeros(len(value), dtype=torch.float64)
+    for use in uses:
+        weights[use.span] += use.call.weight
+    return (weights * value).sum()
+
+
+def _hand_out(head: Head, values: Values) -> None:
+    """Gives every use of a head its part of the values."""
+    value = values.value.detach().numpy()
+    per_class = None if values.per_class is None else values.per_class.detach().numpy()
+    found: dict[Note, Tensor | None] = {"fell_back": values.fell_back, "empty": values.empty}
+    notes = {
+        what: samples.numpy()
+        for what, samples in found.items()
+        if samples is not None and bool(samples.any())
+    }
+    for use in head.uses:
+        own = None if per_class is None else per_class[use.span]
+        use.answer.add_value(use.call.label, value[use.span], own)
+        for what, samples in notes.items():
+            use.answer.note(use.call.label, what, samples[use.span])

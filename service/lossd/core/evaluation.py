@@ -5,7 +5,7 @@
             -> whole: losses that are no functions of sums, one sample at a time
             -> tensors named as on the wire
 
-Jobs without pixels are computed by `rows`, each alone.
+Jobs without pixels are computed by `rows`, those of annotation QA by `qa.observation`, each alone.
 
 The heads run in float64 on the CPU whatever the device: they are tiny, and their bits are then the
 same everywhere. Rows that ask for the same loss with the same parameters share one head.
@@ -24,11 +24,12 @@ from lossd.core.checkpoint import Checkpoint, go_on
 from lossd.core.cohort import Cohort, Member
 from lossd.core.compiled import KernelTable
 from lossd.core.finite import non_finite_error
-from lossd.core.job import AnyJob, Job, Outcome, Part, RowJob
+from lossd.core.job import AnyJob, Job, ObservationJob, Outcome, Part, RowJob
 from lossd.core.passes import Passes, Workspace
 from lossd.core.rows import evaluate_rows
 from lossd.core.tiles import Sample
 from lossd.core.whole import compute_sample_losses
+from lossd.qa.observation import evaluate_observation
 from lossd_client.errors import LossdError
 
 _NO_FOCUS = 2.0  # exponent of samples whose losses read no focal sum
@@ -53,11 +54,20 @@ def evaluate(
     """
     pixel_jobs = [job for job in jobs if isinstance(job, Job)]
     if not pixel_jobs:
-        return [_evaluate_rows(job, checkpoint) for job in jobs if isinstance(job, RowJob)]
+        return [_evaluate_alone(job, table, workspace, checkpoint) for job in jobs]
     return _evaluate_pixels(pixel_jobs, table, workspace, checkpoint)
 
 
-def _evaluate_rows(job: RowJob, checkpoint: Checkpoint) -> Outcome | LossdError:
+def _evaluate_alone(
+    job: AnyJob, table: KernelTable, workspace: Workspace, checkpoint: Checkpoint
+) -> Outcome | LossdError:
+    if isinstance(job, ObservationJob):
+        softmax = table.get(("softmax_labels", torch.float32))
+        in_place = None if softmax is None else softmax.in_place
+        return evaluate_observation(job, workspace.device, in_place, checkpoint)
+    if not isinstance(job, RowJob):
+        msg = f"{type(job).__name__} in a batch of jobs without pixels"
+        raise TypeError(msg)
     try:
         return evaluate_rows(job, checkpoint)
     except LossdError as error:  # a loss found the inputs too large for it
@@ -75,7 +85,7 @@ def _evaluate_pixels(
     passes = Passes(samples, jobs[0].family, jobs[0].dtype, table, workspace, checkpoint=checkpoint)
     gammas = _gammas(members)
     sums = [passes.sums(gamma) for gamma in gammas]
-    offsets = passes.group_offsets()
+    offsets = passes.group_offsets
     finite = torch.isfinite(sums[0][1][:, v.NEGATIVE_LOG_LIKELIHOOD]).all(-1)
     answers: dict[int, Answer | LossdError] = {}
     good: list[Member] = []

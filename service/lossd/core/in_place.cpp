@@ -17,7 +17,7 @@
 namespace {
 
 constexpr int64_t TILE = 4096;
-constexpr int BLOCK = 256;
+constexpr int BLOCK = 128;
 constexpr int RUN = 64;  // pixels whose float32 sum is exact enough: equal terms round one way
 
 // The order of vocabulary.py.
@@ -42,6 +42,7 @@ struct Sample {
   int64_t groups;
   int64_t first_tile;   // among the tiles of the call
   int64_t first_group;  // among the groups of the call
+  int64_t first_logit;  // among the logits of the call
   int32_t logits_dtype;
   int32_t target_dtype;
   int32_t gradient_dtype;
@@ -525,36 +526,58 @@ void sums(const Sample* samples, int64_t count, int depth, float* region, float*
   }
 }
 
-enum class Work { FIND_LARGEST, WRITE };
+// How a gradient gets its power of two: float32 needs none and is written at once. Half precision
+// is computed into `stage` and rounded from there when the largest entry is known, or, where that
+// would not stay in the cache, computed a second time.
+enum class Work { FIND_LARGEST, STAGE, ROUND, WRITE };
 
+inline void grow(float& largest, const float* row) {
+  float found = largest;
+#pragma omp simd reduction(max : found)
+  for (int n = 0; n < BLOCK; n++) {
+    const float magnitude = row[n] < 0.0f ? -row[n] : row[n];
+    found = magnitude > found ? magnitude : found;
+  }
+  largest = found;
+}
+
+// Returns the largest entry of the tile, where it is looked for.
 template <class Family>
 float differentiate_tile(const Sample& s, const Place& place, int depth, const Slopes& slopes,
-                         Family& block, float* e, float* x, Work work) {
+                         Family& block, float* e, float* x, float* stage, Work work) {
   float largest = 0.0f;
+  const bool whole = s.gradient_dtype == FLOAT32;
+  float* staged = stage ? stage + s.first_logit : nullptr;
   for (int64_t begin = place.begin; begin < place.end; begin += BLOCK) {
     const int size = (int)(place.end - begin < BLOCK ? place.end - begin : BLOCK);
     block.prepare(s, place.group, depth, begin, size, e, x);
     block.differentiate(s.gamma, depth, slopes, e, x);
     for (int d = 0; d < depth; d++) {
       const float* row = x + (int64_t)d * BLOCK;
-      if (work == Work::WRITE) {
-        const int64_t at = (place.group * depth + d) * s.pixels + begin;
+      const int64_t at = (place.group * depth + d) * s.pixels + begin;
+      if (work == Work::WRITE || (work == Work::STAGE && whole)) {
         store(row, s.scale, s.gradient, s.gradient_dtype, at, size);
       } else {
-#pragma omp simd reduction(max : largest)
-        for (int n = 0; n < BLOCK; n++) {
-          const float magnitude = row[n] < 0.0f ? -row[n] : row[n];
-          largest = magnitude > largest ? magnitude : largest;
-        }
+        if (work == Work::STAGE) std::memcpy(staged + at, row, size * sizeof(float));
+        grow(largest, row);
       }
     }
   }
   return largest;
 }
 
+inline void round_tile(const Sample& s, const Place& place, int depth, const float* stage) {
+  const float* staged = stage + s.first_logit;
+  for (int d = 0; d < depth; d++) {
+    const int64_t at = (place.group * depth + d) * s.pixels + place.begin;
+    store(staged + at, s.scale, s.gradient, s.gradient_dtype, at, (int)(place.end - place.begin));
+  }
+}
+
 template <class Family>
 void over_tiles(const Sample* samples, int64_t count, int depth, const float* region,
-                const float* pixel, float* largest, float* floats, int threads, Work work) {
+                const float* pixel, float* largest, float* floats, float* stage, int threads,
+                Work work) {
   const int64_t total = tile_count(samples, count);
   const int regions = REGION_SUMS * depth, pixels = PIXEL_SUMS * Family::labels(depth);
 #pragma omp parallel num_threads(threads) if (total > 1)
@@ -565,12 +588,17 @@ void over_tiles(const Sample* samples, int64_t count, int depth, const float* re
 #pragma omp for schedule(dynamic, 1)
     for (int64_t tile = 0; tile < total; tile++) {
       const Sample& s = samples[sample_of(samples, count, tile)];
-      if (work == Work::FIND_LARGEST && s.gradient_dtype == FLOAT32) continue;
+      const bool whole = s.gradient_dtype == FLOAT32;
+      if (whole && (work == Work::FIND_LARGEST || work == Work::ROUND)) continue;
       const Place place = place_of(s, tile);
+      if (work == Work::ROUND) {
+        round_tile(s, place, depth, stage);
+        continue;
+      }
       const int64_t group = s.first_group + place.group;
       const Slopes slopes = {region + group * regions, pixel + group * pixels};
-      const float found = differentiate_tile(s, place, depth, slopes, block, e, x, work);
-      if (work == Work::FIND_LARGEST) largest[tile] = found;
+      largest[tile] =
+          differentiate_tile(s, place, depth, slopes, block, e, x, stage, work);
     }
   }
 }
@@ -580,7 +608,6 @@ void over_tiles(const Sample* samples, int64_t count, int depth, const float* re
 void choose_scales(Sample* samples, int64_t count, const float* largest) {
   for (int64_t i = 0; i < count; i++) {
     Sample& s = samples[i];
-    s.scale = 1.0f;
     if (s.gradient_dtype == FLOAT32) continue;
     float top = 0.0f;
     const int64_t end = s.first_tile + s.groups * tiles_of(s.pixels);
@@ -594,15 +621,20 @@ void choose_scales(Sample* samples, int64_t count, const float* largest) {
 
 template <class Family>
 void gradients(Sample* samples, int64_t count, int depth, const float* region, const float* pixel,
-               float* largest, float* floats, int threads) {
+               float* largest, float* floats, float* stage, int threads) {
   bool half = false;
-  for (int64_t i = 0; i < count; i++) half |= samples[i].gradient_dtype != FLOAT32;
-  // Computing twice is cheaper than writing float32 to memory and reading it again.
-  if (half)
-    over_tiles<Family>(samples, count, depth, region, pixel, largest, floats, threads,
-                       Work::FIND_LARGEST);
-  choose_scales(samples, count, largest);
-  over_tiles<Family>(samples, count, depth, region, pixel, largest, floats, threads, Work::WRITE);
+  for (int64_t i = 0; i < count; i++) {
+    samples[i].scale = 1.0f;
+    half |= samples[i].gradient_dtype != FLOAT32;
+  }
+  const auto go = [&](Work work) {
+    over_tiles<Family>(samples, count, depth, region, pixel, largest, floats, stage, threads, work);
+  };
+  if (half) {
+    go(stage ? Work::STAGE : Work::FIND_LARGEST);
+    choose_scales(samples, count, largest);
+  }
+  go(half && stage ? Work::ROUND : Work::WRITE);
 }
 
 }  // namespace
@@ -624,15 +656,108 @@ void lossd_sigmoid_sums(const Sample* samples, int64_t count, int depth, float* 
   sums<Sigmoid>(samples, count, depth, region, pixel, floats, doubles, threads);
 }
 
-// region [groups, 6, D] and pixel [groups, 4, L]: coefficients; largest [tiles]: memory.
+// region [groups, 6, D] and pixel [groups, 4, L]: coefficients; largest [tiles]: memory; stage: as
+// many floats as there are logits, or null.
 void lossd_softmax_gradients(Sample* samples, int64_t count, int depth, const float* region,
-                             const float* pixel, float* largest, float* floats, int threads) {
-  gradients<Softmax>(samples, count, depth, region, pixel, largest, floats, threads);
+                             const float* pixel, float* largest, float* floats, float* stage,
+                             int threads) {
+  gradients<Softmax>(samples, count, depth, region, pixel, largest, floats, stage, threads);
 }
 
 void lossd_sigmoid_gradients(Sample* samples, int64_t count, int depth, const float* region,
-                             const float* pixel, float* largest, float* floats, int threads) {
-  gradients<Sigmoid>(samples, count, depth, region, pixel, largest, floats, threads);
+                             const float* pixel, float* largest, float* floats, float* stage,
+                             int threads) {
+  gradients<Sigmoid>(samples, count, depth, region, pixel, largest, floats, stage, threads);
+}
+
+}  // extern "C"
+
+// -- what annotation QA sees of a prediction ------------------------------------------------------
+
+namespace {
+
+// As in qa_wire.py.
+constexpr float LOSS_CAP_NATS = 16.0f, LEVELS_PER_NAT = 16.0f, MARGIN_STEPS = 255.0f;
+constexpr int LEVELS = 256;
+
+struct Seen {
+  float* loss;          // [P]
+  uint8_t* levels;      // [P]
+  void* predicted;      // [P], bytes, or two bytes each where there are more than 256 classes
+  uint8_t* margin;      // [P]
+  int32_t* histogram;   // [threads, C + 1, 256]; what does not count comes first
+};
+
+// One block of pixels; whether all losses that count are finite.
+bool look(const Sample& s, int classes, int64_t begin, int count, float* e, float* x,
+          const Seen& seen, int32_t* histogram) {
+  Softmax block;
+  block.prepare(s, 0, classes, begin, count, e, x);
+  int32_t best[BLOCK], level[BLOCK], step[BLOCK];
+  float loss[BLOCK];
+  for (int n = 0; n < BLOCK; n++) best[n] = 0;
+  for (int c = classes - 1; c >= 0; c--) {  // of equal ones the first is written last
+    const float* row = x + (int64_t)c * BLOCK;
+#pragma omp simd
+    for (int n = 0; n < BLOCK; n++) best[n] = row[n] == block.top[n] ? c : best[n];
+  }
+  int bad = 0;
+#pragma omp simd reduction(+ : bad)
+  for (int n = 0; n < BLOCK; n++) {
+    const float value = block.surprise[n];
+    bad += value - value == 0.0f ? 0 : 1;
+    loss[n] = value > LOSS_CAP_NATS ? LOSS_CAP_NATS : value;
+    const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, halves to even
+    const int32_t rounded = (int32_t)((loss[n] * LEVELS_PER_NAT + shift) - shift);
+    level[n] = rounded > LEVELS - 1 ? LEVELS - 1 : rounded;
+    const float exact = (1.0f - block.own[n]) * block.inverse[n] * MARGIN_STEPS - 0.5f;
+    const int32_t floor = (int32_t)exact;
+    const int32_t up = floor + (exact > (float)floor ? 1 : 0);
+    const int32_t clamped = up < 0 ? 0 : up > (int32_t)MARGIN_STEPS ? (int32_t)MARGIN_STEPS : up;
+    step[n] = block.label[n] >= 0 && best[n] != block.label[n] ? clamped : 0;
+  }
+  if (bad) return false;
+  std::memcpy(seen.loss + begin, loss, count * sizeof(float));
+  for (int n = 0; n < count; n++) seen.levels[begin + n] = (uint8_t)level[n];
+  for (int n = 0; n < count; n++) seen.margin[begin + n] = (uint8_t)step[n];
+  if (classes > 256) {
+    for (int n = 0; n < count; n++) ((int16_t*)seen.predicted)[begin + n] = (int16_t)best[n];
+  } else {
+    for (int n = 0; n < count; n++) ((uint8_t*)seen.predicted)[begin + n] = (uint8_t)best[n];
+  }
+  for (int n = 0; n < count; n++) histogram[(block.label[n] + 1) * LEVELS + level[n]]++;
+  return true;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Evidence of one image, see qa/observation.py; 1 if every loss that counts is finite, else 0, and
+// nothing that was written means anything. `floats` is [threads, 2, C, BLOCK].
+int lossd_softmax_observe(const Sample* sample, int classes, const Seen* seen, float* floats,
+                          int threads) {
+  int finite = 1;
+  const int64_t pixels = sample->pixels, tiles = (pixels + TILE - 1) / TILE;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    const int64_t thread = omp_get_thread_num(), end = tile * TILE + TILE;
+    float* e = floats + thread * 2 * classes * BLOCK;
+    float* x = e + (int64_t)classes * BLOCK;
+    int32_t* histogram = seen->histogram + thread * (classes + 1) * LEVELS;
+    bool good = true;
+    for (int64_t begin = tile * TILE; good && begin < (end < pixels ? end : pixels);
+         begin += BLOCK) {
+      const int64_t left = pixels - begin;
+      good = look(*sample, classes, begin, left < BLOCK ? (int)left : BLOCK, e, x, *seen,
+                  histogram);
+    }
+    if (!good) {
+#pragma omp atomic write
+      finite = 0;
+    }
+  }
+  return finite;
 }
 
 }  // extern "C"

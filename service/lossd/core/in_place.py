@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -58,6 +59,8 @@ _TARGETS: Final[dict[Family, tuple[torch.dtype, ...]]] = {
     "softmax_labels": (torch.int8, torch.int16, torch.int32),
     "sigmoid": (torch.int8, torch.float32),
 }
+_BYTE_CLASSES, _LEVELS = 256, 256
+Array = np.ndarray[Any, Any]
 
 SAMPLE: Final = np.dtype(
     [
@@ -69,6 +72,7 @@ SAMPLE: Final = np.dtype(
         ("groups", np.int64),
         ("first_tile", np.int64),
         ("first_group", np.int64),
+        ("first_logit", np.int64),
         ("logits_dtype", np.int32),
         ("target_dtype", np.int32),
         ("gradient_dtype", np.int32),
@@ -81,6 +85,19 @@ SAMPLE: Final = np.dtype(
 
 class CompilerError(Exception):
     """The compiler does not take the source or the flags."""
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Samples of one depth, computed in one call."""
+
+    table: np.ndarray[Any, Any]
+    """A row of `SAMPLE` for each."""
+    depth: int
+    tiles: int
+    logits: int
+    kept: list[Tensor]
+    """The memory that the table points to."""
 
 
 class InPlace:
@@ -96,114 +113,162 @@ class InPlace:
         name = FAMILIES[family]
         self._sums: Callable[..., None] = getattr(loaded, f"lossd_{name}_sums")
         self._gradients: Callable[..., None] = getattr(loaded, f"lossd_{name}_gradients")
+        self._observe: Callable[..., int] = loaded.lossd_softmax_observe
         if loaded.lossd_sample_bytes() != SAMPLE.itemsize:
             msg = f"{library} was made of another {SOURCE.name}"
             raise RuntimeError(msg)
         self._block_pixels: int = loaded.lossd_block_pixels()
         self._family: Family = family
 
-    def sums(self, samples: Sequence[Sample], gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of every tile of every sample.
+    def prepare(self, samples: Sequence[Sample]) -> Lot:
+        """What the passes are told of some samples.
 
         Args:
             samples: float32 or half-precision logits.
+        """
+        kept: list[Tensor] = []
+        rows = []
+        tile = group = logit = 0
+        targets = _TARGETS[self._family]
+        for sample in samples:
+            extent = sample.extent
+            logits, target = sample.logits.contiguous(), sample.target.contiguous()
+            if target.dtype not in targets:
+                target = target.to(targets[-1])
+            kept += [logits, target]
+            weight_at = 0
+            if sample.weight is not None:
+                weight = sample.weight.to(torch.float32).contiguous()
+                kept.append(weight)
+                weight_at = weight.data_ptr()
+            rows.append(
+                (
+                    logits.data_ptr(),
+                    target.data_ptr(),
+                    weight_at,
+                    0,
+                    logits.shape[-1],
+                    extent.groups,
+                    tile,
+                    group,
+                    logit,
+                    DTYPES[logits.dtype],
+                    DTYPES[target.dtype],
+                    0,
+                    0.0,
+                    0.0,
+                    0,
+                )
+            )
+            tile, group = tile + extent.total, group + extent.groups
+            logit += logits.numel()
+        return Lot(np.array(rows, SAMPLE), samples[0].logits.shape[1], tile, logit, kept)
+
+    def sums(self, lot: Lot, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of every tile of every sample.
+
+        Args:
+            lot: the samples.
             gamma: focusing exponent of each sample, `[B]`.
 
         Returns:
             Region sums `[tiles, 6, D]` and pixel sums `[tiles, 4, L]`, float32.
         """
-        table, kept = self._table(samples, gamma)
-        depth, labels = self._widths(samples)
-        tiles = sum(sample.extent.total for sample in samples)
-        region = torch.empty(tiles, v.REGION_SUMS, depth)
-        pixel = torch.empty(tiles, v.PIXEL_SUMS, labels)
-        sums = v.REGION_SUMS * depth + v.PIXEL_SUMS * labels
+        labels = lot.depth if self._family == "softmax_labels" else 2
+        region = torch.empty(lot.tiles, v.REGION_SUMS, lot.depth, dtype=torch.float32)
+        pixel = torch.empty(lot.tiles, v.PIXEL_SUMS, labels, dtype=torch.float32)
+        sums = v.REGION_SUMS * lot.depth + v.PIXEL_SUMS * labels
         doubles = torch.empty(torch.get_num_threads(), sums, dtype=torch.float64)
-        self._call(self._sums, table, depth, region, pixel, doubles)
-        del kept
+        lot.table["gamma"] = gamma.numpy()
+        self._call(self._sums, lot, region, pixel, doubles, self._blocks(lot))
         return region, pixel
 
     def gradients(
         self,
-        samples: Sequence[Sample],
+        lot: Lot,
         gamma: Tensor,
         region: Tensor,
         pixel: Tensor,
         targets: Sequence[Tensor],
+        *,
+        stage: Tensor | None = None,
     ) -> list[float]:
         """Derivatives of `Σ_s coefficient_s · sum_s` with respect to the samples' logits.
 
         Args:
-            samples: as in `sums`.
+            lot: the samples.
             gamma: as in `sums`.
             region: coefficients of the region sums of the samples' groups, `[ΣG, 6, D]`.
             pixel: coefficients of the pixel sums, `[ΣG, 4, L]`.
             targets: where they are written, contiguous, `[C, P]` each, of a dtype of `SCORES`.
+            stage: memory for as many float32 as there are logits, in which gradients of half
+                precision wait until their largest entry is known; without it they are computed
+                twice, to the same bits.
 
         Returns:
             What each target was multiplied with: a power of two, 1 for float32.
         """
-        table, kept = self._table(samples, gamma)
-        table["gradient"] = [target.data_ptr() for target in targets]
-        table["gradient_dtype"] = [DTYPES[target.dtype] for target in targets]
-        depth, _ = self._widths(samples)
+        lot.table["gamma"] = gamma.numpy()
+        lot.table["gradient"] = [target.data_ptr() for target in targets]
+        lot.table["gradient_dtype"] = [DTYPES[target.dtype] for target in targets]
         region = region.to(torch.float32).contiguous()
         pixel = pixel.to(torch.float32).contiguous()
-        largest = torch.empty(sum(sample.extent.total for sample in samples))
-        self._call(self._gradients, table, depth, region, pixel, largest)
-        del kept
-        scales: list[float] = table["scale"].tolist()
+        largest = torch.empty(lot.tiles, dtype=torch.float32)
+        self._call(self._gradients, lot, region, pixel, largest, self._blocks(lot), stage)
+        scales: list[float] = lot.table["scale"].tolist()
         return scales
 
-    def _call(
-        self,
-        function: Callable[..., None],
-        table: np.ndarray[Any, Any],
-        depth: int,
-        *tensors: Tensor,
-    ) -> None:
-        """Calls one of the passes; Python's lock is let go of meanwhile."""
+    def observe(
+        self, logits: Tensor, labels: Tensor
+    ) -> tuple[Array, Array, Array, Array, Array] | None:
+        """What annotation QA sees of an image; only the softmax has that.
+
+        Args:
+            logits: `[C, P]` of a dtype of `SCORES`, C at least 2.
+            labels: `[P]` int8, int16 or int32, -1 where a pixel does not count.
+
+        Returns:
+            Loss `[P]` float32, level `[P]` uint8, predicted class `[P]` uint8 (int16 beyond 256
+            classes), margin `[P]` uint8, and histogram `[C, 256]` int32, as `qa.observation` says
+            them; None if a loss that counts is not finite.
+        """
+        classes, pixels = logits.shape
         threads = torch.get_num_threads()
-        floats = torch.empty(threads, 2, depth, self._block_pixels)
-        function(
+        logits, labels = logits.contiguous(), labels.contiguous()
+        table = np.zeros(1, SAMPLE)
+        table["logits"], table["target"] = logits.data_ptr(), labels.data_ptr()
+        table["pixels"], table["groups"] = pixels, 1
+        table["logits_dtype"], table["target_dtype"] = DTYPES[logits.dtype], DTYPES[labels.dtype]
+        loss = np.empty(pixels, np.float32)
+        levels, margin = np.empty(pixels, np.uint8), np.empty(pixels, np.uint8)
+        predicted = np.empty(pixels, np.uint8 if classes <= _BYTE_CLASSES else np.int16)
+        counts = np.zeros((threads, classes + 1, _LEVELS), np.int32)
+        outputs = (loss, levels, predicted, margin, counts)
+        seen = np.array([one.ctypes.data for one in outputs], np.uint64)
+        floats = np.empty((threads, 2, classes, self._block_pixels), np.float32)
+        is_finite = self._observe(
             ctypes.c_void_p(table.ctypes.data),
-            ctypes.c_int64(len(table)),
-            ctypes.c_int(depth),
-            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (*tensors, floats)),
+            ctypes.c_int(classes),
+            ctypes.c_void_p(seen.ctypes.data),
+            ctypes.c_void_p(floats.ctypes.data),
             ctypes.c_int(threads),
         )
+        return (loss, levels, predicted, margin, counts.sum(0)[1:]) if is_finite else None
 
-    def _widths(self, samples: Sequence[Sample]) -> tuple[int, int]:
-        """Depth of the samples, and how many labels their pixel sums have."""
-        depth = samples[0].logits.shape[1]
-        return depth, depth if self._family == "softmax_labels" else 2
+    def _call(self, function: Callable[..., None], lot: Lot, *tensors: Tensor | None) -> None:
+        """Calls one of the passes; Python's lock is let go of meanwhile."""
+        function(
+            ctypes.c_void_p(lot.table.ctypes.data),
+            ctypes.c_int64(len(lot.table)),
+            ctypes.c_int(lot.depth),
+            *(ctypes.c_void_p(None if one is None else one.data_ptr()) for one in tensors),
+            ctypes.c_int(torch.get_num_threads()),
+        )
 
-    def _table(
-        self, samples: Sequence[Sample], gamma: Tensor
-    ) -> tuple[np.ndarray[Any, Any], list[Tensor]]:
-        """What the C++ is told of the samples, and the tensors that must outlive the call."""
-        table = np.zeros(len(samples), SAMPLE)
-        kept: list[Tensor] = []
-        tile = group = 0
-        for row, sample in zip(table, samples, strict=True):
-            extent = sample.extent
-            logits = sample.logits.contiguous()
-            target = sample.target.contiguous()
-            if target.dtype not in _TARGETS[self._family]:
-                target = target.to(_TARGETS[self._family][-1])
-            kept += [logits, target]
-            row["logits"], row["target"] = logits.data_ptr(), target.data_ptr()
-            if sample.weight is not None:
-                weight = sample.weight.to(torch.float32).contiguous()
-                kept.append(weight)
-                row["weight"] = weight.data_ptr()
-            row["pixels"], row["groups"] = logits.shape[-1], extent.groups
-            row["first_tile"], row["first_group"] = tile, group
-            row["logits_dtype"] = DTYPES[logits.dtype]
-            row["target_dtype"] = DTYPES[target.dtype]
-            tile, group = tile + extent.total, group + extent.groups
-        table["gamma"] = gamma.numpy()
-        return table, kept
+    def _blocks(self, lot: Lot) -> Tensor:
+        """Memory of every thread for the block that it works on."""
+        threads = torch.get_num_threads()
+        return torch.empty(threads, 2, lot.depth, self._block_pixels, dtype=torch.float32)
 
 
 def build(folder: Path) -> Path:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from lossd.core.compiled import Family
     from lossd.losses import Options, Task
+    from lossd_client.qa_wire import PredictionKind
     from lossd_client.wire import Aggregate, Gradient, GradientDtype
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -57,7 +58,7 @@ class LossCall(Generic[L_co]):
     @property
     def key(self) -> tuple[str, str]:
         """Equal for rows that compute the same thing."""
-        return self.loss.name, self.options.model_dump_json()
+        return self.loss.name, self.options.text
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,58 @@ class RowJob:
         return self.group, self.gradient, *sorted(call.loss.name for call in self.calls)
 
 
-AnyJob = Job | RowJob
+@dataclass(frozen=True)
+class ObservationPart:
+    """Images of one size, to be looked at for annotation QA; P is the pixels of an image."""
+
+    prediction: Tensor
+    """`[B, C, P]` logits or probabilities, `[B, 1, P]` for two classes; labels `[B, 1, P]`."""
+    target: Tensor
+    """`[B, P]` integers, -1 where a pixel does not count."""
+    size: tuple[int, int]
+    """Height and width."""
+    loc: tuple[str | int, ...]
+    """Where the prediction stands in the request."""
+
+    @property
+    def images(self) -> int:
+        """How many images."""
+        return self.target.shape[0]
+
+
+@dataclass(frozen=True)
+class ObservationJob:
+    """One request of annotation QA, ready to be looked at."""
+
+    parts: tuple[ObservationPart, ...]
+    kind: PredictionKind
+    classes: int
+    tiles: ClassVar[int] = 0
+    """Images are not cut."""
+
+    @property
+    def samples(self) -> int:
+        """Number of images in all parts."""
+        return sum(part.images for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the job holds while it waits."""
+        tensors = (tensor for part in self.parts for tensor in (part.prediction, part.target))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """Images are looked at one by one; the jobs share nothing but their place in the queue."""
+        return ("observation",)
+
+    @property
+    def workload(self) -> tuple[Any, ...]:
+        """Jobs of equal workload take about as long for a byte."""
+        return self.group, self.kind, self.classes, str(self.parts[0].prediction.dtype)
+
+
+AnyJob = Job | RowJob | ObservationJob
 
 
 @dataclass(frozen=True)

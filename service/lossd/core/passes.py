@@ -7,6 +7,7 @@ the sample's tiles, so that nothing of a sample depends on the company it is com
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -25,9 +26,10 @@ from lossd.core.compiled import (
     KernelTable,
 )
 from lossd.core.distance import DistanceMaps
-from lossd.core.in_place import InPlace
+from lossd.core.in_place import InPlace, Lot
 from lossd.core.tiles import TILE_PIXELS, Sample
 
+_STAGED_LOGITS = 1 << 22
 _LOT_LOGITS = 1 << 20
 """About 3 ms on two processors."""
 _MIN_TILES = 2  # a pile of one tile is a graph of its own, with other last bits
@@ -124,6 +126,10 @@ class Passes:
         self._checkpoint = checkpoint
         self._depth = samples[0].logits.shape[1]
         self._resident: tuple[tuple[int, ...], Packed] | None = None
+        self._prepared: dict[tuple[int, ...], Lot] = {}
+        groups = (sample.extent.groups for sample in samples)
+        self.group_offsets = list(itertools.accumulate(groups, initial=0))
+        """Where each sample's groups begin in the tables of groups, and their total."""
 
     @torch.no_grad()
     def sums(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,10 +150,16 @@ class Passes:
         found = []
         for lot in self._lots(range(len(self.samples))):
             self._checkpoint()
-            samples = [self.samples[number] for number in lot]
-            found.append(in_place.sums(samples, gamma[lot[0] : lot[-1] + 1]))
+            found.append(in_place.sums(self._prepare(in_place, lot), gamma[lot[0] : lot[-1] + 1]))
         regions, pixels = zip(*found, strict=True)
         return self._add_tiles(torch.cat(regions)), self._add_tiles(torch.cat(pixels))
+
+    def _prepare(self, in_place: InPlace, lot: Sequence[int]) -> Lot:
+        """What the C++ is told of some samples; the passes of a batch say the same."""
+        key = tuple(lot)
+        if key not in self._prepared:
+            self._prepared[key] = in_place.prepare([self.samples[number] for number in lot])
+        return self._prepared[key]
 
     def _packed_sums(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         everyone = range(len(self.samples))
@@ -214,20 +226,29 @@ class Passes:
         region: Tensor,
         pixel: Tensor,
     ) -> None:
-        offsets = self.group_offsets()
+        offsets = self.group_offsets
         for lot in self._lots(sorted(receivers)):
             self._checkpoint()
-            groups = torch.tensor(
-                [group for n in lot for group in range(offsets[n], offsets[n + 1])]
-            )
             places = [receivers[number].place(number) for number in lot]
-            samples = [self.samples[number] for number in lot]
             targets = [
-                torch.empty(sample.logits.shape, dtype=self._dtype) if place is None else place
-                for sample, place in zip(samples, places, strict=True)
+                torch.empty(self.samples[number].logits.shape, dtype=self._dtype)
+                if place is None
+                else place
+                for number, place in zip(lot, places, strict=True)
             ]
+            lot_gamma, lot_region, lot_pixel = gamma, region, pixel
+            if len(lot) < len(self.samples):
+                rows = torch.tensor(lot)
+                groups = torch.tensor(
+                    [group for n in lot for group in range(offsets[n], offsets[n + 1])]
+                )
+                lot_gamma, lot_region, lot_pixel = gamma[rows], region[groups], pixel[groups]
+            prepared = self._prepare(in_place, lot)
+            stage = None
+            if prepared.logits <= _STAGED_LOGITS:
+                stage = self._workspace.view("stage", torch.float32, prepared.logits)
             factors = in_place.gradients(
-                samples, gamma[torch.tensor(lot)], region[groups], pixel[groups], targets
+                prepared, lot_gamma, lot_region, lot_pixel, targets, stage=stage
             )
             for number, place, target, factor in zip(lot, places, targets, factors, strict=True):
                 if place is None:
@@ -275,13 +296,6 @@ class Passes:
                 self._per_group(packed, pixel),
             )
             self._deliver(packed, values, 1, take)
-
-    def group_offsets(self) -> list[int]:
-        """Where each sample's groups begin in the tables of groups, and their total."""
-        offsets = [0]
-        for sample in self.samples:
-            offsets.append(offsets[-1] + sample.extent.groups)
-        return offsets
 
     # -- packing ---------------------------------------------------------------------------------
 
@@ -348,7 +362,7 @@ class Passes:
 
     def _per_group(self, packed: Packed, table: Tensor) -> Tensor:
         """Coefficients `[S, K, …]` of the chunk's tiles from a table of groups `[ΣG, S, …]`."""
-        offsets = self.group_offsets()
+        offsets = self.group_offsets
         rows: list[int] = []
         counts: list[int] = []
         for piece in packed.chunk.pieces:
@@ -378,6 +392,8 @@ class Passes:
 
     def _add_tiles(self, values: Tensor) -> Tensor:
         """Sums of groups `[ΣG, S, D]` from sums of tiles `[tiles, S, D]`, in tile order."""
+        if len(values) == self.group_offsets[-1]:  # every group is one tile
+            return values.double().cpu()
         lengths = [
             sample.extent.tiles for sample in self.samples for _ in range(sample.extent.groups)
         ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -44,7 +45,7 @@ class Sample:
     weight: Tensor | None
     """`[1, 1, P]`."""
 
-    @property
+    @cached_property
     def extent(self) -> Extent:
         """Groups and tiles of the sample."""
         return Extent(self.logits.shape[0], tiles_of(self.logits.shape[-1]))

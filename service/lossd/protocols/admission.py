@@ -8,12 +8,14 @@ in `row_inputs`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from pydantic import ValidationError
+import orjson
+from pydantic import BaseModel, ValidationError
 
-from lossd.core.job import AnyJob
+from lossd.core.job import Job, RowJob
 from lossd.losses import find_loss
 from lossd.losses.declare import RowLoss
 from lossd.protocols.arrays import SHOWN_CHARACTERS, RequestLimits, refuse
@@ -23,9 +25,12 @@ from lossd.protocols.row_inputs import build_row_job
 from lossd_client.errors import FieldError, InvalidInputError
 from lossd_client.wire import EvaluateRequest
 
-__all__ = ["RequestLimits", "build_job", "read_request"]
+__all__ = ["RequestLimits", "build_job", "read_document", "read_request"]
 
 _MAX_ERRORS = 32
+_KEPT_TEXT_BYTES = 4096
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def read_request(document: Mapping[str, Any]) -> EvaluateRequest:
@@ -34,8 +39,17 @@ def read_request(document: Mapping[str, Any]) -> EvaluateRequest:
     Raises:
         InvalidInputError: a field is missing, unknown or out of range.
     """
+    return read_document(EvaluateRequest, document)
+
+
+def read_document(model: type[M], document: Mapping[str, Any]) -> M:
+    """A document of any kind of request, validated.
+
+    Raises:
+        InvalidInputError: a field is missing, unknown or out of range.
+    """
     try:
-        return EvaluateRequest.model_validate(document)
+        return _validated(model, document)
     except ValidationError as error:
         errors = [
             FieldError(tuple(_clipped(step) for step in entry["loc"]), _message(entry))
@@ -46,7 +60,24 @@ def read_request(document: Mapping[str, Any]) -> EvaluateRequest:
         raise InvalidInputError(detail, errors=errors) from error
 
 
-def build_job(request: EvaluateRequest, inputs: Inputs, limits: RequestLimits) -> AnyJob:
+def _validated(model: type[M], document: Mapping[str, Any]) -> M:
+    """Callers send the same document again and again; it is validated once."""
+    try:
+        text = orjson.dumps(document)
+    except TypeError:  # of Python's own, not of JSON
+        return model.model_validate(document)
+    # What JSON has no word for is null in the text, and would be refused as that.
+    if len(text) > _KEPT_TEXT_BYTES or b"null" in text:
+        return model.model_validate(document)
+    return cast("M", _of_text(model, text))
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_text(model: type[BaseModel], text: bytes) -> BaseModel:
+    return model.model_validate(orjson.loads(text))
+
+
+def build_job(request: EvaluateRequest, inputs: Inputs, limits: RequestLimits) -> Job | RowJob:
     """The job of a request.
 
     Raises:

@@ -40,6 +40,7 @@ _PACKBITS_RATIO = 64  # 2 bytes are at most 128
 # Memory that a JSON text takes at most while it is read, by the bytes that announce it: an element,
 # a list, an object, a key with its place, a text by both of its quotes. Measured from outside.
 _JSON_BYTES = {b",": 80, b"[": 128, b"{": 160, b":": 80, b'"': 24}
+_SHORT_JSON_CHARACTERS = 1024
 _JSON_PIECE_BYTES = 1 << 20  # looked through at a time, so that other threads have their turn
 
 # Pillow's own guess at what is a bomb; here a budget in bytes decides, before anything is decoded.
@@ -81,20 +82,27 @@ class Budget:
         Raises:
             TooLargeError: less is left.
         """
+        if len(text) <= _SHORT_JSON_CHARACTERS:  # not worth looking through
+            self._json_left_bytes -= len(text) * max(_JSON_BYTES.values())
+            self._check_json(name)
+            return
         encoded = memoryview(text.encode() if isinstance(text, str) else text)
         for begin in range(0, len(encoded), _JSON_PIECE_BYTES):
             piece = bytes(encoded[begin : begin + _JSON_PIECE_BYTES])
             self._json_left_bytes -= sum(
                 piece.count(mark) * nbytes for mark, nbytes in _JSON_BYTES.items()
             )
-            if self._json_left_bytes < 0:
-                msg = (
-                    f"{name}: the lists and objects of a request's JSON may take "
-                    f"{self._json_limit_bytes} bytes while they are read, about "
-                    f"{self._json_limit_bytes // _JSON_BYTES[b',']} numbers; send tensors as "
-                    "base64 or as safetensors"
-                )
-                raise TooLargeError(msg)
+            self._check_json(name)
+
+    def _check_json(self, name: str) -> None:
+        if self._json_left_bytes < 0:
+            msg = (
+                f"{name}: the lists and objects of a request's JSON may take "
+                f"{self._json_limit_bytes} bytes while they are read, about "
+                f"{self._json_limit_bytes // _JSON_BYTES[b',']} numbers; send tensors as "
+                "base64 or as safetensors"
+            )
+            raise TooLargeError(msg)
 
 
 def read_png(data: Buffer, name: str, budget: Budget) -> Array:

@@ -46,9 +46,10 @@ from lossd.protocols.targets import (
     read_mask,
     read_weight_map,
 )
-from lossd_client.wire import Array, EvaluateRequest, GradientDtype
+from lossd_client.wire import NUMPY_DTYPES, Array, EvaluateRequest, GradientDtype, dtype_name
 
 _SPATIAL_AXES = (1, 2, 3)
+_FLOAT_DTYPES = tuple(NUMPY_DTYPES[name] for name in FLOATS)
 _PROBABILITY_SLACK = 1e-3
 """How far outside [0, 1] a probability may lie by rounding."""
 
@@ -94,7 +95,7 @@ def build_pixel_job(
     activated = agreed({entry.activated for entry in objects}, "logits or probabilities")
     what = "probabilities" if activated else "logits"
     channels = agreed({entry.scores.shape[1] for entry in objects}, f"channels of {what}")
-    dtype = agreed({entry.scores.dtype.name for entry in objects}, f"dtype of {what}")
+    dtype = agreed({dtype_name(entry.scores) for entry in objects}, f"dtype of {what}")
     samples = sum(len(entry.scores) for entry in objects)
     if samples > limits.samples:
         refuse(("inputs",), f"{samples} samples, one request takes at most {limits.samples}")
@@ -196,7 +197,7 @@ def _check_scores(scores: Array, loc: Loc, limits: RequestLimits) -> None:
             loc,
             f"shape {list(scores.shape)}: {what} are [B, C, *S] with 1, 2 or 3 spatial axes",
         )
-    if scores.dtype.name not in FLOATS:
+    if scores.dtype not in _FLOAT_DTYPES:
         hint = "these are labels, " if is_integer(scores) else ""
         refuse(loc, f"dtype {scores.dtype.name}: {hint}{what} are {', '.join(FLOATS)}")
     if 0 in scores.shape:

@@ -32,17 +32,24 @@ def coco_document(
     for number, region in enumerate(regions, start=1):
         if region.image not in numbers:
             raise ValueError(f"a region of image {region.image!r}, which is not there")
-        category = classes.label(region.predicted, region.image) + 1
-        annotations.append(_annotation(region, number, numbers[region.image], category))
+        annotations.append(coco_annotation(region, number, numbers[region.image], classes))
     return {
-        "info": {"description": "Regions where the model contradicts the annotation, by lossd"},
-        "images": [_image(image, numbers[image.name]) for image in images],
-        "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes.names)],
+        **coco_head(classes),
+        "images": [coco_image(image, numbers[image.name]) for image in images],
         "annotations": annotations,
     }
 
 
-def _image(image: ReviewedImage, number: int) -> dict[str, Any]:
+def coco_head(classes: ClassList) -> dict[str, Any]:
+    """The parts of the document that are the same for all images."""
+    return {
+        "info": {"description": "Regions where the model contradicts the annotation, by lossd"},
+        "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes.names)],
+    }
+
+
+def coco_image(image: ReviewedImage, number: int) -> dict[str, Any]:
+    """An image of the document, under that id."""
     entry: dict[str, Any] = {
         "id": number,
         "file_name": image.file_name,
@@ -53,11 +60,16 @@ def _image(image: ReviewedImage, number: int) -> dict[str, Any]:
     return entry if image.suspicion is None else {**entry, "suspicion": image.suspicion}
 
 
-def _annotation(region: Region, number: int, image: int, category: int) -> dict[str, Any]:
+def coco_annotation(region: Region, number: int, image: int, classes: ClassList) -> dict[str, Any]:
+    """A region of the document, under that id, of the image with the other.
+
+    Raises:
+        ValueError: its predicted class is not there.
+    """
     return {
         "id": number,
         "image_id": image,
-        "category_id": category,
+        "category_id": classes.label(region.predicted, region.image) + 1,
         "bbox": list(region.bbox),
         "segmentation": {"size": list(region.size), "counts": region.counts},
         "area": region.area_px,

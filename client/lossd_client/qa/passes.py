@@ -1,0 +1,400 @@
+"""The two passes over a data set, and the context between them.
+
+The first pass sends every prediction and keeps scores, histogram and evidence. The sum of the
+histograms, which are integers, is the context; no order of images and no interruption changes it.
+The second pass sends what was kept, and has every image judged in that context.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from lossd_client.errors import (
+    InvalidInputError,
+    LabelOutOfRangeError,
+    LossdError,
+    NonFiniteLogitsError,
+    TooLargeError,
+    UnknownContextError,
+)
+from lossd_client.qa.dataset import DataSet, Item
+from lossd_client.qa.problems import DataError, Problem
+from lossd_client.qa.progress import Progress, stage
+from lossd_client.qa.service import Answered, QaService
+from lossd_client.qa.state import Judged, Observed, State
+from lossd_client.qa.workers import in_order
+from lossd_client.qa_wire import (
+    EVIDENCE,
+    HISTOGRAM,
+    LEVELS,
+    PREDICTION,
+    TARGET,
+    AskedArray,
+    ImageNote,
+    ImageScores,
+    ScoreRequest,
+    SubScores,
+)
+from lossd_client.wire import Array
+
+_GROUP_BYTES = 8 << 20
+_GROUP_IMAGES = 64
+_EVIDENCE_BYTES = len(EVIDENCE)
+"""Bytes of a pixel's evidence."""
+_RENEWALS = 3
+_DIGEST_LENGTH = 40
+
+_OF_AN_IMAGE = (InvalidInputError, LabelOutOfRangeError, NonFiniteLogitsError, TooLargeError)
+"""Refusals that another image would not get."""
+
+_NO_NOTE = ImageNote()
+
+Problems = dict[str, Problem]
+"""What is wrong with images, by their names."""
+
+_Made = TypeVar("_Made")
+
+
+class StateError(RuntimeError):
+    """Somebody else removed records of a run that goes on."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked for beside its data.
+
+    Attributes:
+        disputed_margin: a pixel is disputed where the predicted class's probability exceeds the
+            given one's by more, in [0, 1].
+        workers: how many requests are under way at a time.
+        progress: how it is shown.
+    """
+
+    disputed_margin: float = 0.5
+    workers: int = 4
+    progress: Progress = "auto"
+
+
+class Context:
+    """What a data set's images have in common, as the service knows it.
+
+    Args:
+        service: where it is put.
+        histogram: `[C, 256]` int64, summed over all images.
+        sub_scores: those of all images, which seal it; None while they are not known.
+    """
+
+    def __init__(
+        self,
+        service: QaService,
+        histogram: Array,
+        sub_scores: Sequence[SubScores] | None = None,
+    ) -> None:
+        self._service = service
+        self._histogram = histogram
+        self._sub_scores = sub_scores
+        digest = hashlib.sha256(np.ascontiguousarray(histogram).data)
+        for each in sub_scores or ():
+            digest.update(each.model_dump_json().encode())
+        # Named by what it holds, so that runs side by side cannot replace each other's.
+        self.name = f"client-{digest.hexdigest()[:_DIGEST_LENGTH]}"
+
+    def put(self) -> None:
+        """Has the service know it."""
+        self._service.put_context(self.name, self._histogram, self._sub_scores)
+
+    def using(self, call: Callable[[], _Made]) -> _Made:
+        """Makes a call that names the context; puts it again where the service forgot it.
+
+        Raises:
+            UnknownContextError: it is forgotten again and again.
+        """
+        for _ in range(_RENEWALS):
+            try:
+                return call()
+            except UnknownContextError:
+                self.put()
+        return call()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An image's tensors by name, and what is said of it beside them."""
+
+    item: Item
+    parts: Mapping[str, Array]
+    note: ImageNote = _NO_NOTE
+
+
+class Passes:
+    """The passes of one run. What they learn is in its state.
+
+    Args:
+        data: what is scored.
+        service: by whom.
+        state: what is known already.
+        options: what is asked for; an attribute too.
+        numerics_version: the service's; answers of another one are not mixed with its own.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        service: QaService,
+        state: State,
+        options: Options,
+        numerics_version: str,
+    ) -> None:
+        self._data = data
+        self._service = service
+        self._state = state
+        self.options = options
+        self._numerics_version = numerics_version
+        self._request = ScoreRequest(
+            prediction_kind=data.choice.kind,
+            ignore_index=data.rules.ignored_label,
+            class_names=list(data.classes.names),
+            disputed_margin=options.disputed_margin,
+        )
+
+    def observe(self, items: Sequence[Item]) -> Problems:
+        """The first pass over images that it does not know yet.
+
+        Args:
+            items: the images.
+
+        Returns:
+            What is wrong with images that cannot be read or that the service refuses, by name.
+
+        Raises:
+            LossdError: the service failed.
+        """
+        missing = [item for item in items if self._state.observed(self.observed_key(item)) is None]
+        request = self._asking(detail="scores", arrays=["histogram", "evidence"])
+
+        def work(group: Sequence[Item]) -> Problems:
+            return self._scored(group, self._first, request, self._keep_observed)
+
+        return self._in_groups("observing", missing, _prediction_bytes, work)
+
+    def histogram(self, items: Iterable[Item]) -> Array:
+        """Sum of the histograms of observed images, `[C, 256]` int64."""
+        total = np.zeros((len(self._data.classes), LEVELS), np.int64)
+        for item in items:
+            total += self.observed(item).histogram
+        return total
+
+    def judge(self, items: Sequence[Item], context: Context) -> Problems:
+        """The second pass over images that it does not know yet.
+
+        Args:
+            items: observed images.
+            context: of all of them.
+
+        Returns:
+            As `observe`.
+
+        Raises:
+            LossdError: the service failed.
+        """
+        missing = [
+            item
+            for item in items
+            if self._state.judged(self.judged_key(item, context), Judged) is None
+        ]
+        request = self._asking(context=context.name)
+
+        def keep(item: Item, _: _Loaded, answered: Answered) -> None:
+            self._state.keep_judged(self.judged_key(item, context), answered.scores)
+
+        def work(group: Sequence[Item]) -> Problems:
+            return context.using(lambda: self._scored(group, self._second, request, keep))
+
+        return self._in_groups("judging", missing, _second_bytes, work)
+
+    def answer(self, item: Item, context: Context, arrays: Sequence[AskedArray]) -> Answered:
+        """Everything the service says of an image in its context, with tensors; it is not kept.
+
+        Args:
+            item: an observed image.
+            context: of the data set.
+            arrays: the tensors.
+
+        Returns:
+            The answer.
+
+        Raises:
+            DataError: a file cannot be read any more.
+            LossdError: the service failed.
+        """
+        loaded = self._second(item)
+        request = self._asking(context=context.name, arrays=list(arrays))
+        (answered,) = context.using(lambda: self._sent([loaded], request))
+        return answered
+
+    def observed(self, item: Item) -> Observed:
+        """What the first pass said of an image that it has seen.
+
+        Raises:
+            StateError: the record has gone since.
+        """
+        return _there(self._state.observed(self.observed_key(item)), item)
+
+    def judged(self, item: Item, context: Context) -> Judged:
+        """What the second pass said of an image that it has seen, without its regions.
+
+        Raises:
+            StateError: the record has gone since.
+        """
+        return _there(self._state.judged(self.judged_key(item, context), Judged), item)
+
+    def judged_whole(self, item: Item, context: Context) -> ImageScores:
+        """Everything that the second pass said of an image that it has seen.
+
+        Raises:
+            StateError: the record has gone since.
+        """
+        return _there(self._state.judged(self.judged_key(item, context), ImageScores), item)
+
+    def observed_key(self, item: Item) -> str:
+        """Name of an image's first record."""
+        return _digest({"image": item.key, "numerics": self._numerics_version})
+
+    def judged_key(self, item: Item, context: Context) -> str:
+        """Name of an image's second record."""
+        said = {
+            "observed": self.observed_key(item),
+            "context": context.name,
+            "classes": self._data.classes.names,
+            "margin": self.options.disputed_margin,
+        }
+        return _digest(said)
+
+    def _in_groups(
+        self,
+        title: str,
+        items: Sequence[Item],
+        bytes_of: Callable[[Item], int],
+        work: Callable[[Sequence[Item]], Problems],
+    ) -> Problems:
+        problems: Problems = {}
+
+        def counted(group: Sequence[Item]) -> tuple[Problems, Sequence[Item]]:
+            return work(group), group
+
+        with stage(title, len(items), self.options.progress) as done:
+            for found, group in in_order(_groups(items, bytes_of), counted, self.options.workers):
+                problems |= found
+                done(len(group), sum(item.pixels for item in group))
+        return problems
+
+    def _scored(
+        self,
+        group: Sequence[Item],
+        load: Callable[[Item], _Loaded],
+        request: ScoreRequest,
+        keep: Callable[[Item, _Loaded, Answered], None],
+    ) -> Problems:
+        """Loads, sends and keeps a group; an image at fault does not keep the others from it."""
+        loaded: list[_Loaded] = []
+        problems: Problems = {}
+        for item in group:
+            try:
+                loaded.append(load(item))
+            except DataError as error:
+                problems[item.pair.name] = Problem.from_error(error)
+        for one, answered in zip(loaded, self._tried(loaded, request), strict=True):
+            if isinstance(answered, Problem):
+                problems[one.item.pair.name] = answered
+            else:
+                keep(one.item, one, answered)
+        return problems
+
+    def _tried(
+        self, loaded: Sequence[_Loaded], request: ScoreRequest
+    ) -> Sequence[Answered | Problem]:
+        if not loaded:
+            return []
+        try:
+            return self._sent(loaded, request)
+        except _OF_AN_IMAGE as error:
+            if len(loaded) == 1:
+                return [_refused(loaded[0].item, error)]
+        # The service names the first that it refuses; alone, each gets the answer it deserves.
+        return [answered for one in loaded for answered in self._tried([one], request)]
+
+    def _sent(self, loaded: Sequence[_Loaded], request: ScoreRequest) -> list[Answered]:
+        notes = [one.note for one in loaded]
+        if any(note is not _NO_NOTE for note in notes):
+            request = request.model_copy(update={"images": notes})
+        return self._service.score(request, [one.parts for one in loaded])
+
+    def _asking(self, **fields: object) -> ScoreRequest:
+        return self._request.model_copy(update=fields)
+
+    def _first(self, item: Item) -> _Loaded:
+        pair = item.pair
+        parts = {PREDICTION: self._data.prediction(pair), TARGET: self._data.target(pair)}
+        return _Loaded(item, parts)
+
+    def _second(self, item: Item) -> _Loaded:
+        """The evidence, or the prediction again where there is none."""
+        evidence = self._state.evidence(self.observed_key(item))
+        if evidence is None:
+            return self._first(item)
+        return _Loaded(item, evidence, ImageNote(scores=self.observed(item).scores))
+
+    def _keep_observed(self, item: Item, loaded: _Loaded, answered: Answered) -> None:
+        evidence: dict[str, Array] = {}
+        if _is_replaced(item):
+            evidence = {name: answered.arrays[name] for name in EVIDENCE}
+            evidence[TARGET] = loaded.parts[TARGET]
+        observed = Observed(answered.scores.scores, answered.arrays[HISTOGRAM])
+        self._state.keep_observed(self.observed_key(item), observed, evidence)
+
+
+def _groups(items: Iterable[Item], bytes_of: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Neighbours that together make a request of a size that is worth its while."""
+    group: list[Item] = []
+    size_bytes = 0
+    for item in items:
+        if group and (size_bytes + bytes_of(item) > _GROUP_BYTES or len(group) == _GROUP_IMAGES):
+            yield group
+            group, size_bytes = [], 0
+        group.append(item)
+        size_bytes += bytes_of(item)
+    if group:
+        yield group
+
+
+def _prediction_bytes(item: Item) -> int:
+    return item.pair.prediction.nbytes
+
+
+def _second_bytes(item: Item) -> int:
+    evidence = _EVIDENCE_BYTES * item.pixels
+    return evidence if _is_replaced(item) else _prediction_bytes(item)
+
+
+def _is_replaced(item: Item) -> bool:
+    """Whether evidence is smaller than the prediction, which is then sent once only."""
+    return _prediction_bytes(item) > _EVIDENCE_BYTES * item.pixels
+
+
+def _refused(item: Item, error: LossdError) -> Problem:
+    return Problem("labels", item.pair.prediction.file, f"the service refuses it: {error.detail}")
+
+
+def _there(record: _Made | None, item: Item) -> _Made:
+    if record is None:
+        raise StateError(f"the record of {item.pair.name} went while it was in use")
+    return record
+
+
+def _digest(values: Mapping[str, object]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

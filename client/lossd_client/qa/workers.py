@@ -1,0 +1,45 @@
+"""Work on many items by several threads, with no more of them held than there are hands."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+_AHEAD_FACTOR = 2
+"""How many items a worker may have under way or done before the first of them is taken."""
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
+
+def in_order(
+    items: Iterable[_Item], work: Callable[[_Item], _Made], workers: int
+) -> Iterator[_Made]:
+    """What the work makes of each item, in the order of the items.
+
+    Args:
+        items: read as results are taken.
+        work: called in other threads.
+        workers: how many threads.
+
+    Yields:
+        One result per item. An exception of the work is raised in its place, and nothing new is
+        begun after it.
+
+    Example:
+        >>> list(in_order([3, 1, 2], lambda number: number * number, workers=2))
+        [9, 1, 4]
+    """
+    source = iter(items)
+    waiting: deque[Future[_Made]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while True:
+                for item in islice(source, _AHEAD_FACTOR * workers - len(waiting)):
+                    waiting.append(pool.submit(work, item))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,82 @@
+"""How suspicious an image is among the images of its data set.
+
+The sub-scores of an image say how large its losses are; only the other images say whether that is
+unusual. Each is compared by its median and its median absolute deviation, which a third of bad
+annotations do not move much, and the three are simply added: weights that were learned on one data
+set did worse on another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Scores = npt.NDArray[np.float64]
+
+LOWEST_Z, HIGHEST_Z = -4.0, 8.0
+"""What a z-score is clipped to, so that one number alone does not decide."""
+
+_OF_NORMAL = 1.4826
+"""Standard deviations of a normal distribution in one median absolute deviation."""
+
+
+@dataclass(frozen=True)
+class Centres:
+    """Where each sub-score lies over the images of a data set."""
+
+    medians: tuple[float, ...]
+    spreads: tuple[float, ...]
+    """1.4826 times the median absolute deviation."""
+    images: int
+    """How many there were."""
+
+
+def centres(sub_scores: Scores) -> Centres:
+    """Median and spread of each column; rows in any order give the same.
+
+    Args:
+        sub_scores: `[N, K]`, finite, or NaN where an image has none.
+
+    Returns:
+        Of each of the K columns; 0 and 0 where no image has one.
+
+    Example:
+        >>> centres(np.array([[1.0], [2.0], [5.0]]))
+        Centres(medians=(2.0,), spreads=(1.4826,), images=3)
+    """
+    medians, spreads = [], []
+    for column in sub_scores.T:
+        known = column[~np.isnan(column)]
+        median = float(np.median(known)) if known.size else 0.0
+        deviation = float(np.median(np.abs(known - median))) if known.size else 0.0
+        medians.append(median)
+        spreads.append(_OF_NORMAL * deviation)
+    return Centres(tuple(medians), tuple(spreads), len(sub_scores))
+
+
+def suspicions(sub_scores: Scores, among: Centres) -> Scores:
+    """Sum of the clipped z-scores of each image.
+
+    `Σ_k clip((x_k - median_k) / spread_k, -4, 8)`. A sub-score that an image does not have adds
+    nothing, and neither does one that is the same in most images, where the spread is 0 and tells
+    nothing about how far is far.
+
+    Args:
+        sub_scores: `[N, K]`, finite, or NaN where an image has none.
+        among: of the same K sub-scores.
+
+    Returns:
+        `[N]`, in `[-4·K, 8·K]`.
+
+    Example:
+        >>> suspicions(np.array([[2.0], [3.4826], [99.0]]), Centres((2.0,), (1.4826,), 3)).tolist()
+        [0.0, 1.0, 8.0]
+    """
+    total = np.zeros(len(sub_scores))
+    for column, median, spread in zip(sub_scores.T, among.medians, among.spreads, strict=True):
+        if spread > 0:
+            z = np.clip((column - median) / spread, LOWEST_Z, HIGHEST_Z)
+            total += np.where(np.isnan(column), 0.0, z)
+    return total
