@@ -7,10 +7,10 @@ PORT ?= 8000
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format serve bench loadtest fuzz chaos soak container client docs plots dashboard peers lock licences sbom audit clean
+.PHONY: help setup demo test lint format serve bench bench-peers loadtest fuzz chaos soak container client docs plots dashboard peers lock licences sbom audit clean
 
 help: ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/ready ## make .venv with everything; the other targets call it
 
@@ -48,8 +48,11 @@ docs: setup ## write the generated parts of README.md and docs/ from the code
 plots: setup ## draw docs/plots, value and gradient of every loss or of LOSS=name
 	$(BIN)/python tools/plot_losses.py $(LOSS)
 
-bench: setup ## measure: tables on the screen, JSON in benchmarks/results
+bench: setup ## measure: tables on the screen, JSON in benchmarks/results; bench-peers for other servers
 	$(BIN)/python -m benchmarks
+
+bench-peers: setup ## the same job behind other serving systems, gigabytes in build/peers
+	$(BIN)/python -m benchmarks.peers
 
 loadtest: setup ## Locust against a service that this starts and stops
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r loadtests/requirements.txt

@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.report import Report
 
+LIBRARIES_PYTHON = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
+
 NAMES = (
     "core",
     "stages",
     "mixed_sizes",
+    "batch_sizes",
+    "never_seen",
+    "memory",
+    "where_time_goes",
+    "cuda",
     "accuracy",
     "start_up",
     "transfer",
@@ -54,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="few cases and rounds, no files")
     parser.add_argument("--cold", action="store_true", help="start_up: with an empty cache too")
     parser.add_argument("--kernels", choices=("auto", "compiled", "eager"), default="auto")
+    parser.add_argument(
+        "--libraries",
+        type=Path,
+        metavar="PYTHON",
+        default=LIBRARIES_PYTHON,
+        help="core: interpreter of an environment with MONAI and segmentation_models.pytorch, "
+        "as `make peers` makes it; without one they are not run",
+    )
     parser.add_argument("--out", type=Path, help="folder of the JSON files")
     return parser
 
@@ -61,14 +76,19 @@ def _parser() -> argparse.ArgumentParser:
 def _runners(options: argparse.Namespace) -> dict[str, Callable[[], Report]]:
     from benchmarks import (  # noqa: PLC0415 - they import torch, which must come after main's setup
         accuracy,
+        batch_sizes,
         client_transfer,
         core,
+        cuda,
         fairness,
+        memory,
         mixed_sizes,
+        never_seen,
         references,
         stages,
         start_up,
         transfer,
+        where_time_goes,
     )
     from benchmarks.engine import open_core  # noqa: PLC0415
 
@@ -76,9 +96,14 @@ def _runners(options: argparse.Namespace) -> dict[str, Callable[[], Report]]:
     # Compiled when the first benchmark needs it, once for all.
     opened = cache(partial(open_core, options.kernels))
     return {
-        "core": lambda: core.run(opened(), quick=quick),
+        "core": lambda: core.run(opened(), options.libraries, quick=quick),
         "stages": lambda: stages.run(opened(), quick=quick),
         "mixed_sizes": lambda: mixed_sizes.run(opened(), quick=quick),
+        "batch_sizes": lambda: batch_sizes.run(opened(), quick=quick),
+        "never_seen": lambda: never_seen.run(opened(), options.kernels, quick=quick),
+        "memory": lambda: memory.run(options.kernels, quick=quick),
+        "where_time_goes": lambda: where_time_goes.run(opened(), options.kernels, quick=quick),
+        "cuda": lambda: cuda.run(options.kernels, quick=quick),
         "accuracy": lambda: accuracy.run(opened(), quick=quick),
         "transfer": lambda: transfer.run(quick=quick),
         "client_transfer": lambda: client_transfer.run(quick=quick),

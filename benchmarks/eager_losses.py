@@ -162,11 +162,20 @@ EAGER: dict[str, Callable[[Terms], Tensor]] = {
 
 
 def separately(logits: Tensor, label: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Values `[losses, B]` and the gradient of their sum, every loss from the logits."""
+    """Values `[losses, B]` and the gradient of their sum, every loss from the logits.
+
+    One backward pass a loss, so that only one loss's graph is kept at a time.
+    """
     leaf = logits.detach().requires_grad_()
-    values = torch.stack([EAGER[name](terms(leaf, label)) for name in names])
-    (gradient,) = torch.autograd.grad(values.sum(), leaf)
-    return values.detach(), gradient
+    values = []
+    for name in names:
+        value = EAGER[name](terms(leaf, label))
+        value.sum().backward()
+        values.append(value.detach())
+    if leaf.grad is None:
+        msg = "no loss was named"
+        raise ValueError(msg)
+    return torch.stack(values), leaf.grad
 
 
 def together(logits: Tensor, label: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:

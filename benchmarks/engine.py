@@ -13,7 +13,7 @@ from lossd.core import compiled
 from lossd.core.evaluation import evaluate
 from lossd.core.job import AnyJob, Outcome
 from lossd.core.passes import Workspace
-from lossd.engine import choose_device
+from lossd.kernels import choose_device
 from lossd.settings import Settings
 from lossd_client.errors import LossdError
 

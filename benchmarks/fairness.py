@@ -27,7 +27,7 @@ from benchmarks.report import Report, Row, Section, Target, environment
 from benchmarks.start_up import free_port, serving, wait_for
 from lossd.callers import Allowance
 from lossd.core.compiled import choose_mode
-from lossd.engine import choose_device
+from lossd.kernels import choose_device
 from lossd.keys import add_key
 from lossd.settings import Settings
 from lossd_client.wire import SAFETENSORS, encode_safetensors

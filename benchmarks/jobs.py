@@ -10,7 +10,7 @@ import numpy as np
 from lossd.core.job import AnyJob
 from lossd.losses import LOSSES
 from lossd.protocols.admission import RequestLimits, build_job, read_request
-from lossd_client.wire import Array
+from lossd_client.wire import Array, GradientDtype
 
 Shape = tuple[int, ...]
 
@@ -28,6 +28,21 @@ TEN = (
 )
 """The ten losses that DESIGN names for the core's cost."""
 
+SHAPES: tuple[Shape, ...] = (
+    (1, 2, 64, 64),
+    (1, 4, 256, 256),
+    (8, 4, 256, 256),
+    (4, 19, 256, 256),
+    (1, 19, 512, 512),
+    (8, 19, 512, 512),
+    (2, 64, 128, 128),
+    (1, 3, 32, 128, 128),
+)
+"""Of logits, from a crop to a batch of photographs, with many classes and as a volume."""
+QUICK_SHAPES = SHAPES[:2]
+DTYPES: tuple[GradientDtype, ...] = ("float32", "float16")
+"""Of logits and gradient."""
+
 _LIMITS = RequestLimits(samples=4096, classes=1024)
 
 
@@ -37,17 +52,22 @@ def available_of_ten() -> list[str]:
 
 
 def random_inputs(shape: Shape, *, seed: int, dtype: str = "float32") -> dict[str, Array]:
-    """Logits `[B, C, *S]` and uint8 labels `[B, *S]`; three of four pixels lean to their label."""
+    """Logits `[B, C, *S]` and uint8 labels `[B, *S]`; three of four pixels lean to their label.
+
+    One channel is binary: labels 0 and 1.
+    """
     generator = np.random.default_rng(seed)
-    labels = generator.integers(0, shape[1], (shape[0], *shape[2:]), dtype=np.uint8)
-    logits = generator.standard_normal(shape, dtype=np.float32)
-    leaning = generator.random(labels.shape) < 0.75  # noqa: PLR2004 - as the docstring says
-    np.put_along_axis(
-        logits,
-        labels[:, None].astype(np.int64),
-        np.take_along_axis(logits, labels[:, None].astype(np.int64), 1) + 3.0 * leaning[:, None],
-        1,
+    binary = shape[1] == 1
+    labels = generator.integers(
+        0, 2 if binary else shape[1], (shape[0], *shape[2:]), dtype=np.uint8
     )
+    logits = generator.standard_normal(shape, dtype=np.float32)
+    leaning = 3.0 * (generator.random(labels.shape) < 0.75)[:, None]  # noqa: PLR2004 - as said
+    if binary:
+        logits += leaning * (2.0 * labels[:, None] - 1.0)
+    else:
+        own = labels[:, None].astype(np.int64)
+        np.put_along_axis(logits, own, np.take_along_axis(logits, own, 1) + leaning, 1)
     return {"logits": logits.astype(dtype), "target": labels}
 
 

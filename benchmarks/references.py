@@ -8,19 +8,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from functools import partial
-from http.client import HTTPConnection
 from typing import Any
 
 import numpy as np
 import orjson
 
 from benchmarks import jobs
+from benchmarks.http_calls import Caller, request_body
 from benchmarks.report import Report, Row, Section, Target, environment
 from benchmarks.start_up import free_port, serving, wait_for
 from benchmarks.timing import Timings, in_turns
 from lossd.core.compiled import Mode, choose_mode
-from lossd.engine import choose_device
-from lossd_client.wire import JSON, SAFETENSORS, Array, encode_safetensors
+from lossd.kernels import choose_device
+from lossd_client.wire import JSON, SAFETENSORS, Array
 
 _CLASSES, _SIDE = 4, 1024
 _LOSSES = ["dice", "cross_entropy"]
@@ -37,40 +37,23 @@ _STAGES = ("receive", "read", "queue", "compute", "write")
 _WAYS = {"kept, rle": "a new RLE mask, logits kept", "sent": "the same as one safetensors body"}
 
 
-class Calls:
-    """Requests to one service over one connection, and what its answers say of their stages."""
+class _Noted:
+    """What was noted of the requests of a service."""
 
     def __init__(self, port: int) -> None:
-        self._connection = HTTPConnection("127.0.0.1", port)
-        self.stages_ms: dict[str, list[dict[str, float]]] = {}
+        self._caller = Caller(port)
+        self.stages_ms: dict[str, list[Mapping[str, float]]] = {}
         self.body_bytes: dict[str, int] = {}
 
     def keep(self, array: Array) -> str:
         """Keeps a tensor; its ref."""
-        body = b"".join(encode_safetensors({"logits": array}, {}))
-        answer = orjson.loads(self._call("PUT", "/v1/tensors", body, SAFETENSORS)[0])
-        return str(answer["ref"])
+        return self._caller.keep(array)
 
     def evaluate(self, name: str, body: bytes, kind: str) -> None:
         """One evaluation, its stages noted under a name."""
-        _, timing = self._call("POST", "/v1/evaluate", body, kind)
+        answer = self._caller.evaluate(body, kind)
         self.body_bytes[name] = len(body)
-        self.stages_ms.setdefault(name, []).append(
-            {
-                stage: float(duration)
-                for stage, _, duration in (one.partition(";dur=") for one in timing.split(", "))
-            }
-        )
-
-    def _call(self, method: str, path: str, body: bytes, kind: str) -> tuple[bytes, str]:
-        headers = {"Content-Type": kind, "Accept": SAFETENSORS if method == "POST" else JSON}
-        self._connection.request(method, path, body, headers)
-        answer = self._connection.getresponse()
-        content = answer.read()
-        if answer.status not in (200, 201):
-            msg = f"{method} {path} was answered {answer.status}: {content[:500]!r}"
-            raise RuntimeError(msg)
-        return content, answer.headers.get("Server-Timing", "")
+        self.stages_ms.setdefault(name, []).append(answer.stages_ms)
 
 
 def run(kernels: str, *, quick: bool) -> Report:
@@ -82,7 +65,7 @@ def run(kernels: str, *, quick: bool) -> Report:
     port = free_port()
     with serving(port, flags=("--kernels", kernels)) as process:
         wait_for("/health/ready", port, process)
-        calls = Calls(port)
+        calls = _Noted(port)
         work = _work(calls)
         timings = in_turns(
             work, budget_s=_QUICK_BUDGET_S if quick else _BUDGET_S, max_rounds=_MAX_ROUNDS
@@ -110,7 +93,7 @@ def run(kernels: str, *, quick: bool) -> Report:
     )
 
 
-def _work(calls: Calls) -> dict[str, partial[None]]:
+def _work(calls: _Noted) -> dict[str, partial[None]]:
     shape = (1, _CLASSES, _SIDE, _SIDE)
     labels = _labels()
     rles = orjson.dumps(_rles(labels))
@@ -124,12 +107,7 @@ def _work(calls: Calls) -> dict[str, partial[None]]:
             ways = {
                 "kept, rle": (orjson.dumps({**document, "inputs": inputs}), JSON),
                 "sent": (
-                    b"".join(
-                        encode_safetensors(
-                            {"logits": logits, "target": labels},
-                            {"request": orjson.dumps(document).decode()},
-                        )
-                    ),
+                    request_body({"logits": logits, "target": labels}, document),
                     SAFETENSORS,
                 ),
             }
@@ -139,7 +117,7 @@ def _work(calls: Calls) -> dict[str, partial[None]]:
     return work
 
 
-def _row(name: str, calls: Calls, timings: Timings) -> Row:
+def _row(name: str, calls: _Noted, timings: Timings) -> Row:
     way, dtype, gradient = name.split("/")
     found = calls.stages_ms[name]
     return {

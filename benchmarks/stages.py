@@ -17,7 +17,6 @@ from typing import Any
 from unittest import mock
 
 from benchmarks import jobs
-from benchmarks.core import SHAPES
 from benchmarks.engine import Core
 from benchmarks.report import Report, Row, Section, environment
 from lossd.core import answer, cohort, compiled, in_place, passes, tiles
@@ -53,7 +52,6 @@ _STAGES = (
     "outcome",
 )
 _RUNS, _QUICK_RUNS = 15, 3
-_DTYPES: tuple[GradientDtype, ...] = ("float32", "float16")
 
 
 class Stopwatch:
@@ -112,9 +110,9 @@ class Stopwatch:
 
 def run(core: Core, *, quick: bool) -> Report:
     """Stages of all shapes with all losses available, in ns per logit and as shares."""
-    shapes = SHAPES[:2] if quick else SHAPES
+    shapes = jobs.QUICK_SHAPES if quick else jobs.SHAPES
     runs = _QUICK_RUNS if quick else _RUNS
-    rows = [_row(core, shape, dtype, runs) for dtype in _DTYPES for shape in shapes]
+    rows = [_row(core, shape, dtype, runs) for dtype in jobs.DTYPES for shape in shapes]
     return Report(
         name="stages",
         sections=[Section("microseconds of each stage of one evaluate()", rows)],
@@ -131,8 +129,8 @@ def run(core: Core, *, quick: bool) -> Report:
 def _row(core: Core, shape: jobs.Shape, dtype: GradientDtype, runs: int) -> Row:
     inputs = jobs.random_inputs(shape, seed=1, dtype=dtype)
     job = jobs.job([inputs], jobs.available_of_ten(), gradient="total", gradient_dtype=dtype)
-    _once(core, job)
-    measured = [_once(core, job) for _ in range(runs)]
+    stage_seconds(core, job)
+    measured = [stage_seconds(core, job) for _ in range(runs)]
     row: dict[str, str | float] = {"shape": "x".join(map(str, shape)), "dtype": dtype}
     for stage in (*_STAGES, "other", "total"):
         row[stage + "_us"] = statistics.median(one[stage] for one in measured) * 1e6
@@ -140,7 +138,8 @@ def _row(core: Core, shape: jobs.Shape, dtype: GradientDtype, runs: int) -> Row:
     return row
 
 
-def _once(core: Core, job: AnyJob) -> dict[str, float]:
+def stage_seconds(core: Core, job: AnyJob) -> dict[str, float]:
+    """Seconds of one evaluation by stage, with `other` and `total`."""
     stopwatch = Stopwatch()
     table = stopwatch.kernels(core.table, core.wait)
     with stopwatch.attached():

@@ -17,7 +17,7 @@ from pydantic_settings import CliApp
 
 from benchmarks.report import Report, Row, Section, environment
 from lossd.core.compiled import cache_folder, choose_mode
-from lossd.engine import choose_device
+from lossd.kernels import choose_device
 from lossd.settings import Settings
 
 _PATIENCE_S = 900.0

@@ -12,26 +12,36 @@ import pytest
 from lossd.losses import LOSSES
 
 ROOT = Path(__file__).parents[1]
+NAMES = [
+    "core",
+    "stages",
+    "mixed_sizes",
+    "batch_sizes",
+    "accuracy",
+    "transfer",
+    "client_transfer",
+    "references",
+    "never_seen",
+    "memory",
+    "where_time_goes",
+    "cuda",
+]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    command = [sys.executable, "-m", "benchmarks", "core", "stages", "mixed_sizes", "accuracy"]
-    command += ["transfer", "client_transfer", "references"]
+    command = [sys.executable, "-m", "benchmarks", *NAMES]
     command += ["--quick", "--kernels", "eager", "--out", str(folder)]
     done = subprocess.run(  # noqa: S603 - our own command
         command, cwd=ROOT, capture_output=True, text=True, check=False
     )
     # 1 is a missed accuracy target too, which other tests hold; here every report has to be there
-    assert len(list(folder.glob("*.json"))) == 7, done.stdout + done.stderr
+    assert len(list(folder.glob("*.json"))) == len(NAMES), done.stdout + done.stderr
     return folder
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["core", "stages", "mixed_sizes", "accuracy", "transfer", "client_transfer", "references"],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_writes_rows_and_where_they_come_from(results: Path, name: str) -> None:
     report = json.loads((results / f"{name}.json").read_text())
     assert all(section["rows"] for section in report["sections"])

@@ -1,0 +1,1 @@
+"""The same job behind other serving systems: `python -m benchmarks.peers`."""
