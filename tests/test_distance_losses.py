@@ -14,7 +14,7 @@ from lossd.losses.declare import SampleLoss
 from lossd.losses.distance import boundary, hausdorff_dt
 from lossd.losses.mask_sample import MaskSample
 from lossd_client.errors import InvalidParameterError
-from mask_samples import answer, cross_entropy, one_hot, random_sample, sample_of, value_of
+from mask_samples import answer, class_of, cross_entropy, one_hot, random_sample, value_of
 from oracles.distance import ORACLE
 from oracles.whole import Whole
 
@@ -50,15 +50,14 @@ def test_signed_distances_by_hand() -> None:
         (row(0, 1, 1, 0, 0), [1.0, 0.0, 0.0, 1.0, 2.0]),
         (row(0, 1, 1, 1, 0), [1.0, 0.0, -1.0, 0.0, 1.0]),
     ):
-        terms = boundary(sample_of(ones, target, activated=True))
-        np.testing.assert_array_equal(terms[0], want)
+        terms = boundary(class_of(ones, target, activated=True))
+        np.testing.assert_array_equal(terms, want)
 
 
 def test_under_spacing_the_one_of_boundary_stays_one() -> None:
-    terms = boundary(
-        sample_of(torch.ones(1, 5).double(), row(0, 1, 1, 0, 0), activated=True, spacing=(2.0,))
-    )
-    np.testing.assert_array_equal(terms[0], [2.0, -1.0, -1.0, 2.0, 4.0])
+    ones = torch.ones(1, 5, dtype=torch.float64)
+    one = class_of(ones, row(0, 1, 1, 0, 0), activated=True, spacing=(2.0,))
+    np.testing.assert_array_equal(boundary(one), [2.0, -1.0, -1.0, 2.0, 4.0])
 
 
 def test_hausdorff_dt_of_five_pixels() -> None:
@@ -122,9 +121,9 @@ def test_moving_both_masks_leaves_hausdorff_dt_as_it_is() -> None:
     probability, target = torch.full((2, 1, 15, 15), 0.0, dtype=torch.float64)
     probability[0, 5:8, 5:9] = 0.8
     target[0, 6:9, 5:8] = 1.0
-    here = hausdorff_dt(sample_of(probability, target, activated=True)).sum()
+    here = hausdorff_dt(class_of(probability, target, activated=True)).sum()
     probability, target = probability.roll((1, -2), (1, 2)), target.roll((1, -2), (1, 2))
-    there = hausdorff_dt(sample_of(probability, target, activated=True)).sum()
+    there = hausdorff_dt(class_of(probability, target, activated=True)).sum()
     assert float(there) == pytest.approx(float(here), rel=1e-14)
 
 
@@ -152,8 +151,8 @@ def test_an_empty_target_keeps_the_predicted_field() -> None:
 
 
 def test_a_probability_of_a_half_is_not_predicted() -> None:
-    found = hausdorff_dt(sample_of(row(0, 3, -3), row(0, 1, 0)))
-    np.testing.assert_allclose(found[0, 0], 0.25 * (1 + 1), rtol=1e-15)
+    found = hausdorff_dt(class_of(row(0, 3, -3), row(0, 1, 0)))
+    np.testing.assert_allclose(found[0], 0.25 * (1 + 1), rtol=1e-15)
 
 
 def test_every_class_above_a_half_is_predicted_not_the_largest() -> None:

@@ -49,6 +49,43 @@ def test_distances_are_those_of_comparing_all_pixels(shape: tuple[int, ...]) -> 
             np.testing.assert_allclose(found.numpy(), want, rtol=1e-13, atol=0)
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.3, 0.3, 0.3), (2.0, 0.5, 1.25)])
+@pytest.mark.parametrize("shape", [(7,), (9, 13), (5, 6, 7)])
+def test_the_distance_to_the_edge_is_that_of_either_side(
+    shape: tuple[int, ...], spacing: tuple[float, ...]
+) -> None:
+    sampling = spacing[: len(shape)]
+    for mask in random_masks(shape):
+        mask.view(-1)[1] = True
+        want = distance_to(~mask.numpy(), sampling) + distance_to(mask.numpy(), sampling)
+        for found in (
+            DistanceMaps().to_edge(mask, sampling),
+            DistanceMaps().to_edge_once(mask, sampling),
+        ):
+            np.testing.assert_allclose(found.numpy(), want, rtol=1e-13, atol=0)
+
+
+def test_objects_in_corners_and_lines_are_measured_to_all_sides() -> None:
+    """Only what holds the object is looked at."""
+    for rows, columns in (
+        ((0, 3), (0, 2)),
+        ((8, 9), (0, 13)),
+        ((4, 7), (5, 9)),
+        ((0, 9), (12, 13)),
+    ):
+        mask = torch.zeros(9, 13, dtype=torch.bool)
+        mask[slice(*rows), slice(*columns)] = True
+        want = distance_to(~mask.numpy(), (1.0, 1.0))
+        np.testing.assert_allclose(DistanceMaps().to_background(mask, (1.0, 1.0)), want)
+
+
+def test_a_prediction_is_not_remembered() -> None:
+    maps = DistanceMaps(budget_bytes=2**20)
+    for _ in range(2):
+        maps.to_edge_once(random_masks((9, 13))[1], (1.0, 1.0))
+    assert (maps.hits, maps.misses) == (0, 0)
+
+
 def test_small_steps_give_the_same_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = random_masks((11, 17))[2]
     whole = separable(mask, (1.5, 0.5))
@@ -81,7 +118,7 @@ def test_an_equal_mask_is_remembered() -> None:
     maps = DistanceMaps()
     mask = random_masks((9, 13))[1]
     first = maps.to_background(mask, (1.0, 1.0))
-    assert maps.to_background(mask.clone(), (1.0, 1.0)) is first
+    assert torch.equal(maps.to_background(mask.clone(), (1.0, 1.0)), first)
     assert (maps.hits, maps.misses) == (1, 1)
 
 
@@ -109,7 +146,7 @@ def test_a_view_with_holes_is_read_as_it_looks() -> None:
 
 
 def test_the_budget_forgets_what_was_used_longest_ago() -> None:
-    maps = DistanceMaps(budget_bytes=2 * 8 * 10)
+    maps = DistanceMaps(budget_bytes=2 * 4 * 10)  # squares in integers
     masks = [torch.arange(10) != place for place in range(3)]
     for mask in (masks[0], masks[1], masks[0], masks[2]):
         maps.to_background(mask, (1.0,))

@@ -11,7 +11,7 @@ from torch import Tensor
 from lossd.losses import LOSSES
 from lossd.losses.window import hausdorff_erosion
 from lossd_client.errors import InvalidParameterError
-from mask_samples import answer, cross_entropy, one_hot, random_sample, sample_of, value_of
+from mask_samples import answer, class_of, cross_entropy, one_hot, random_sample, value_of
 from oracles.whole import Whole
 from oracles.window import ORACLE
 
@@ -31,11 +31,11 @@ def test_erosion_of_a_line_by_hand() -> None:
     """Errors 1, 1, 1 become 1/6, 1/2, 1/6 and are stretched to 1/3, 1, 1/3."""
     target = torch.zeros(1, 5).double()
     probability = torch.tensor([[0.0, 1.0, 1.0, 1.0, 0.0]]).double()
-    terms = hausdorff_erosion(sample_of(probability, target, activated=True), iterations=1)
-    np.testing.assert_allclose(terms[0], [0, 1 / 3, 1, 1 / 3, 0], rtol=1e-14)
+    terms = hausdorff_erosion(class_of(probability, target, activated=True), iterations=1)
+    np.testing.assert_allclose(terms, [0, 1 / 3, 1, 1 / 3, 0], rtol=1e-14)
     # The next mean is 5/9 in the middle and 4/9 beside it: alone there, it is stretched to 1.
-    terms = hausdorff_erosion(sample_of(probability, target, activated=True), iterations=2)
-    np.testing.assert_allclose(terms[0], [0, 1 / 3, 1 + 4, 1 / 3, 0], rtol=1e-14)
+    terms = hausdorff_erosion(class_of(probability, target, activated=True), iterations=2)
+    np.testing.assert_allclose(terms, [0, 1 / 3, 1 + 4, 1 / 3, 0], rtol=1e-14)
 
 
 def test_the_power_weighs_the_number_of_the_erosion() -> None:

@@ -1,8 +1,8 @@
 """Losses that look at whole samples: sort, distance, window and histogram losses.
 
-They are computed one sample at a time in float64 and differentiated by autograd, so that nothing
-of a sample depends on the company it is computed in. A loss's graph is dropped before the next
-loss begins.
+They are computed one sample at a time, and in it one class at a time, in float64, so that nothing
+of a sample depends on the company it is computed in and little of it is held at once. All losses
+of a request add their derivatives up in one place, which holds what the gradient is computed in.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from lossd.core.job import Job, LossCall, Part
 from lossd.core.passes import Workspace
 from lossd.losses.declare import SampleLoss, SampleValues
 from lossd.losses.mask_sample import MaskSample
+from lossd.losses.slopes import Slopes, Weighed
 
 
 def compute_sample_losses(answer: Answer, workspace: Workspace, checkpoint: Checkpoint) -> None:
@@ -48,11 +50,11 @@ def compute_sample_losses(answer: Answer, workspace: Workspace, checkpoint: Chec
         per_class = [one.per_class for one in values if one.per_class is not None]
         answer.add_value(
             call.label,
-            torch.stack([one.value for one in values]),
-            torch.stack(per_class) if len(per_class) == len(values) else None,
+            torch.stack([one.value for one in values]).detach().numpy(),
+            torch.stack(per_class).numpy() if len(per_class) == len(values) else None,
         )
-        answer.note(call.label, "fell_back", torch.tensor([one.fell_back for one in values]))
-        answer.note(call.label, "empty", torch.tensor([one.empty for one in values]))
+        answer.note(call.label, "fell_back", np.array([one.fell_back for one in values]))
+        answer.note(call.label, "empty", np.array([one.empty for one in values]))
 
 
 class _Row:
@@ -80,28 +82,23 @@ class _Row:
         """`(C, P)`."""
         return tuple(self.logits.shape)
 
-    def sample(self, workspace: Workspace) -> MaskSample:
-        """The sample as whole tensors on the device."""
+    def sample(self, workspace: Workspace, checkpoint: Checkpoint) -> MaskSample:
+        """The sample on the device."""
         part, number, device = self._part, self._number, workspace.device
         spatial = part.shape[2:]
-        valid = _valid(part.target[number])
-        scores = self.logits.double()
-        if self.job.activated:
-            scores = scores.sigmoid()
-        # What does not count may hold anything, and windows look at it.
-        scores = torch.where(valid, scores, scores.nan_to_num(0.0, 0.0, 0.0))
-        target = part.target if part.whole_target is None else part.whole_target
+        target = (part.target if part.whole_target is None else part.whole_target)[number]
         return MaskSample(
             task=self.job.task,
-            scores=scores.unflatten(-1, spatial).to(device).requires_grad_(),
+            scores=self.logits.unflatten(-1, spatial).to(device),
             activated=self.job.activated,
-            target=_channels(target[number], self.shape[0]).unflatten(-1, spatial).to(device),
-            valid=valid.unflatten(-1, spatial).to(device),
+            target=target.unflatten(-1, spatial).to(device),
+            valid=_valid(part.target[number]).unflatten(-1, spatial).to(device),
             weight_map=None
             if part.weight_map is None
             else part.weight_map[number].double().unflatten(-1, spatial).to(device),
             spacing=self.job.spacing or (1.0,) * len(spatial),
             distances=workspace.distances,
+            checkpoint=checkpoint,
         )
 
 
@@ -110,73 +107,68 @@ def _valid(target: Tensor) -> Tensor:
     return (target if target.ndim == 1 else target[0]) >= 0
 
 
-def _channels(target: Tensor, channels: int) -> Tensor:
-    """Target of every channel `[C, P]`, 0 where a pixel has no class."""
-    if target.ndim == 1:
-        classes = torch.arange(channels, dtype=target.dtype)
-        return (target == classes[:, None]).double()
-    return target.double().clamp_min(0.0)
-
-
 def _evaluate(
     row: _Row, answer: Answer, workspace: Workspace, checkpoint: Checkpoint
 ) -> list[SampleValues]:
     job = row.job
     if not row.counts:
-        found = [_nothing(call, row) for call in job.sample_calls]
-        _write_gradients(row, answer, [torch.zeros(row.shape, dtype=torch.float64)] * len(found))
-        return found
-    whole = row.sample(workspace)
-    known: dict[tuple[str, str], tuple[SampleValues, Tensor]] = {}
-    for call in job.sample_calls:
-        if call.key not in known:
-            checkpoint()
-            known[call.key] = _evaluate_call(call, whole, differentiate=job.gradient != "none")
-    _write_gradients(row, answer, [known[call.key][1] for call in job.sample_calls])
+        for label in _gradient_labels(job):
+            answer.gradient_writer(label).add(row.place, torch.zeros(row.shape, dtype=job.dtype))
+        return [_nothing(call, row) for call in job.sample_calls]
+    whole = row.sample(workspace, checkpoint)
+    known = _values(row, whole, answer)
     if job.maps:
         for call in job.sample_calls:
-            pixel_map = known[call.key][0].pixel_map
+            pixel_map = known[call.key].pixel_map
             if pixel_map is not None:
                 answer.map_writer(call.label).put(row.place, pixel_map.flatten().cpu())
-    return [known[call.key][0] for call in job.sample_calls]
+    return [known[call.key] for call in job.sample_calls]
 
 
+def _values(row: _Row, whole: MaskSample, answer: Answer) -> dict[tuple[str, str], SampleValues]:
+    """What each loss says of a sample; its gradients go to the answer."""
+    job = row.job
+    known: dict[tuple[str, str], SampleValues] = {}
+    total = Slopes(whole, job.dtype) if job.gradient == "total" else None
+    for key, calls in _calls_by_key(job).items():
+        whole.checkpoint()
+        if job.gradient == "each":
+            slopes = Slopes(whole, job.dtype)
+            known[key] = _evaluate_call(calls[0], whole, Weighed(slopes, 1.0))
+            gradient = slopes.gradient().flatten(1).cpu()
+            for call in calls[1:]:
+                answer.gradient_writer(call.label).add(row.place, gradient.clone())
+            answer.gradient_writer(calls[0].label).add(row.place, gradient)
+        else:
+            weight = sum(call.weight for call in calls)
+            weighed = None if total is None else Weighed(total, weight)
+            known[key] = _evaluate_call(calls[0], whole, weighed)
+    if total is not None:
+        answer.gradient_writer("").add(row.place, total.gradient().flatten(1).cpu())
+    return known
+
+
+def _gradient_labels(job: Job) -> list[str]:
+    """Which gradients are wanted of sample losses."""
+    each = [call.label for call in job.sample_calls]
+    return {"none": [], "total": [""], "each": each}[job.gradient]
+
+
+def _calls_by_key(job: Job) -> dict[tuple[str, str], list[LossCall[SampleLoss]]]:
+    """Rows that compute the same thing, together."""
+    found: dict[tuple[str, str], list[LossCall[SampleLoss]]] = {}
+    for call in job.sample_calls:
+        found.setdefault(call.key, []).append(call)
+    return found
+
+
+@torch.no_grad()
 def _evaluate_call(
-    call: LossCall[SampleLoss], whole: MaskSample, *, differentiate: bool
-) -> tuple[SampleValues, Tensor]:
-    """What a loss says of a sample, and its gradient `[C, P]` on the CPU."""
-    # A sample of its own: what one loss has worked out is dropped with it.
+    call: LossCall[SampleLoss], whole: MaskSample, slopes: Weighed | None
+) -> SampleValues:
     weights = getattr(call.options, "class_weights", None)
     sample = replace(whole, class_weights=None if weights is None else tuple(weights))
-    with torch.set_grad_enabled(differentiate):
-        values = call.loss.value(sample, call.options)
-    gradient = torch.zeros(0, dtype=torch.float64)
-    if differentiate:
-        gradient = torch.zeros_like(whole.scores)
-        if values.value.requires_grad:
-            (gradient,) = torch.autograd.grad(values.value, whole.scores, materialize_grads=True)
-        gradient = gradient.flatten(1).cpu()
-    return replace(values, value=values.value.detach()), gradient
-
-
-def _write_gradients(row: _Row, answer: Answer, gradients: list[Tensor]) -> None:
-    job = row.job
-    if job.gradient == "each":
-        for call, gradient in zip(job.sample_calls, gradients, strict=True):
-            answer.gradient_writer(call.label).add(row.place, _of_logits(job, row, gradient))
-    elif job.gradient == "total":
-        total = torch.zeros(row.shape, dtype=torch.float64)
-        for call, gradient in zip(job.sample_calls, gradients, strict=True):
-            total.add_(gradient, alpha=call.weight)
-        answer.gradient_writer("").add(row.place, _of_logits(job, row, total))
-
-
-def _of_logits(job: Job, row: _Row, gradient: Tensor) -> Tensor:
-    """The gradient with respect to logits: the writer turns it back for probabilities."""
-    if not job.activated:
-        return gradient
-    probability = row.logits.double().sigmoid()
-    return gradient * probability * (1.0 - probability)
+    return call.loss.value(sample, call.options, slopes)
 
 
 def _nothing(call: LossCall[SampleLoss], row: _Row) -> SampleValues:

@@ -10,10 +10,11 @@ tile losses, functions of the sums that the two fused passes make
 - `@pixel_loss`: sums per label -> terms per label `[B, G, L]`, linear in the sums.
 - `@compound_loss`: a combination of losses that exist already.
 
-sample losses, functions of one whole sample, differentiated by autograd
-- `@class_loss`: a `MaskSample` -> loss per class `[C]`, or terms per class and pixel `[C, *S]`,
-  averaged over classes.
-- `@map_loss`: a `MaskSample` -> terms per channel and pixel `[G, *S]`, averaged over pixels.
+sample losses, functions of one whole sample
+- `@class_loss`: a `MaskClass` -> its loss `[]`, or terms per pixel `[*S]`; differentiated by
+  autograd and averaged over classes, which are taken one after the other.
+- `@map_loss`: a `MaskSample` -> weights per pixel `[*S]` for the cross entropy of each channel,
+  constant for autograd; their products are averaged over pixels.
 
 row losses, functions of tables without pixels
 - `@row_loss`: inputs with the sample axis first -> one loss `[B]`, rows independent.
@@ -22,9 +23,9 @@ row losses, functions of tables without pixels
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ from lossd.losses.averages import (
     present_classes,
 )
 from lossd.losses.kinds import KINDS, Input, Kind
+from lossd.losses.mask_class import MaskClass
 from lossd.losses.mask_sample import MaskSample
 from lossd.losses.options import (
     Check,
@@ -47,13 +49,16 @@ from lossd.losses.options import (
     WeightOptions,
 )
 from lossd.losses.registry import LOSSES, Function, Loss, input_names, register
-from lossd.losses.sums import Sums, Task, class_sum, ratio
+from lossd.losses.slopes import Weighed
+from lossd.losses.sums import Sums, Task, class_sum, pixel_sum, ratio
 
 ALL_TASKS: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
 SIGMOID_TASKS: tuple[Task, ...] = ("binary", "multilabel")
 
 Vocabulary = Literal["lean", "rich"]
 Decorator = Callable[[Function], Function]
+MapFunction = Callable[..., Iterator[Tensor]]
+MapDecorator = Callable[[MapFunction], MapFunction]
 
 
 # -- tile losses ---------------------------------------------------------------------------------
@@ -237,37 +242,66 @@ class SampleLoss(Loss):
     """A function of one whole sample of the pixel kind."""
 
     @abstractmethod
-    def value(self, sample: MaskSample, options: Any) -> SampleValues:
-        """The loss of a sample with at least one valid pixel."""
+    def value(
+        self, sample: MaskSample, options: Any, slopes: Weighed | None = None
+    ) -> SampleValues:
+        """The loss of a sample with at least one valid pixel.
+
+        Args:
+            sample: of which nothing is differentiated by the caller.
+            options: of the loss.
+            slopes: receives the derivatives, if they are wanted.
+        """
 
 
 @dataclass(frozen=True)
 class ClassLoss(SampleLoss):
-    """A function of a sample with a value per class, averaged over classes."""
+    """A function of one class of a sample, averaged over classes."""
 
     returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "per_class")
 
-    def value(self, sample: MaskSample, options: Any) -> SampleValues:
+    def value(
+        self, sample: MaskSample, options: Any, slopes: Weighed | None = None
+    ) -> SampleValues:
         """Mean over the classes that count; terms per pixel are averaged over pixels first."""
         options = options.of_task(sample.task)
-        found = self.function(sample, **self.own_parameters(options))
-        target = torch.where(sample.valid, sample.target, 0.0).flatten(1).sum(1).cpu()
-        counted, fell_back = present_classes(target[None], sample.task, options)
+        counted, fell_back = present_classes(sample.target_sums()[None], sample.task, options)
         weights = class_weights(counted, options)[0]
-        per_class = found
+        shares = ratio(weights, class_normalizer(weights, options))
+        per_class = torch.full_like(weights, torch.nan)
         pixel_map = None
-        if found.ndim > 1:
-            terms = torch.where(sample.valid, found, 0.0)
-            per_class = terms.flatten(1).sum(1) / sample.pixels
-            share = ratio(weights, weights.sum()).to(found.device)
-            pixel_map = (share.view(-1, *(1,) * sample.spatial_axes) * terms).sum(0).detach()
-        on_cpu = torch.where(counted[0], per_class.cpu(), 0.0)
+        for channel in counted[0].nonzero()[:, 0].tolist():
+            sample.checkpoint()
+            share = float(shares[channel])
+            wanted = slopes is not None and share != 0.0
+            one = MaskClass(sample, channel, differentiate=wanted)
+            value, terms = self._value(one, options, differentiate=wanted)
+            per_class[channel] = value.detach()
+            if terms is not None:
+                part = terms * share
+                pixel_map = part if pixel_map is None else pixel_map.add_(part)
+            if slopes is not None and value.requires_grad:
+                sample.checkpoint()
+                (slope,) = torch.autograd.grad(value, one.leaf)
+                slopes.add(channel, slope, share)
+        total = (weights * torch.where(counted[0], per_class, 0.0)).sum()
         return SampleValues(
-            value=ratio((weights * on_cpu).sum(), class_normalizer(weights, options)),
-            per_class=torch.where(counted[0], per_class.detach().cpu(), torch.nan),
+            value=ratio(total, class_normalizer(weights, options)),
+            per_class=per_class,
             pixel_map=pixel_map,
             fell_back=bool(fell_back[0]),
         )
+
+    def _value(
+        self, one: MaskClass, options: Any, *, differentiate: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Value `[]` of a class and, of a loss that has them, its terms `[*S]`."""
+        with torch.set_grad_enabled(differentiate):
+            found = self.function(one, **self.own_parameters(options))
+            if found.ndim == 0:
+                return found, None
+            terms = one.within(found)
+            return pixel_sum(terms) / one.pixels, terms.detach()
 
 
 @dataclass(frozen=True)
@@ -279,22 +313,28 @@ class MapClassLoss(ClassLoss):
 
 @dataclass(frozen=True)
 class MapLoss(SampleLoss):
-    """A function of a sample with a term per pixel."""
+    """Cross entropy whose pixels weigh differently."""
 
     returns: ClassVar[tuple[str, ...]] = ("value", "gradient", "maps")
 
-    def value(self, sample: MaskSample, options: Any) -> SampleValues:
+    def value(
+        self, sample: MaskSample, options: Any, slopes: Weighed | None = None
+    ) -> SampleValues:
         """Mean over valid pixels and channels, or their sum over the weights applied."""
-        found = self.function(sample, **self.own_parameters(options))
-        terms = torch.where(sample.valid, found, 0.0)
-        pixel_map = terms.mean(0)
-        normalizer = sample.scores.new_tensor(float(sample.pixels))
+        normalizer = float(sample.pixels)
         if getattr(options, "normalize", "pixels") == "weights":
-            normalizer = sample.applied_weight
+            normalizer = sample.applied_weight()
+        share = 1.0 / normalizer if normalizer else 0.0
+        pixel_map = torch.zeros(sample.shape, dtype=torch.float64, device=sample.scores.device)
+        for group, weights in enumerate(self.function(sample, **self.own_parameters(options))):
+            sample.checkpoint()
+            pixel_map += sample.cross_entropy(group) * weights
+            if slopes is not None:
+                for channel, slope in sample.cross_entropy_slopes(group, weights):
+                    slopes.add(channel, slope, share / sample.groups)
+        pixel_map /= sample.groups
         return SampleValues(
-            value=ratio(pixel_map.sum(), normalizer).cpu(),
-            pixel_map=pixel_map.detach(),
-            empty=float(normalizer) == 0,
+            value=(pixel_sum(pixel_map) * share).cpu(), pixel_map=pixel_map, empty=normalizer == 0.0
         )
 
 
@@ -388,7 +428,7 @@ def class_loss(
     gives: Literal["classes", "pixels"] = "classes",
     check: Check | None = None,
 ) -> Decorator:
-    """Declares `function(sample: MaskSample, *, …) -> [C]`, or `[C, *S]` if it gives pixels."""
+    """Declares `function(one: MaskClass, *, …) -> []`, or `[*S]` if it gives pixels."""
     cls = MapClassLoss if gives == "pixels" else ClassLoss
     return register(cls, options, family=family, aliases=aliases, tasks=tasks, check=check)
 
@@ -400,9 +440,10 @@ def map_loss(
     tasks: tuple[Task, ...] = ALL_TASKS,
     options: type[Options] = WeightOptions,
     check: Check | None = None,
-) -> Decorator:
-    """Declares `function(sample: MaskSample, *, …) -> [G, *S]`; the value is the mean over it."""
-    return register(MapLoss, options, family=family, aliases=aliases, tasks=tasks, check=check)
+) -> MapDecorator:
+    """Declares `function(sample: MaskSample, *, …)`, which yields weights `[*S]` of G groups."""
+    filed = register(MapLoss, options, family=family, aliases=aliases, tasks=tasks, check=check)
+    return cast("MapDecorator", filed)
 
 
 def row_loss(

@@ -8,6 +8,7 @@ the image has no edge, and its map is 0.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -15,8 +16,10 @@ from pydantic import Field
 from torch import Tensor
 
 from lossd.losses.declare import class_loss, map_loss
+from lossd.losses.mask_class import MaskClass
 from lossd.losses.mask_sample import MaskSample
 from lossd.losses.options import AllClassesOptions, NonNegative, PixelOptions, WeightOptions
+from lossd.losses.sums import elementwise, pixel_sum
 
 Power = Annotated[float, Field(ge=0, le=8)]
 
@@ -25,7 +28,7 @@ _ROUNDING = 1e-12
 
 
 @class_loss(family="boundary", options=AllClassesOptions, gives="pixels")
-def boundary(sample: MaskSample) -> Tensor:
+def boundary(one: MaskClass) -> Tensor:
     r"""Boundary loss: probability times the signed distance to the target's edge.
 
     Formula:
@@ -40,11 +43,11 @@ def boundary(sample: MaskSample) -> Tensor:
         for a perfect one.
 
     Args:
-        sample: one sample. Inside of the target d is the distance to the nearest pixel outside,
+        one: a class. Inside of the target d is the distance to the nearest pixel outside,
             outside of it the distance to the nearest pixel inside, in units of `spacing`.
 
     Returns:
-        Terms `[C, *S]`; the value is negative for a good mask, and its least value is that of
+        Terms `[*S]`; the value is negative for a good mask, and its least value is that of
         p = 1 wherever the distance is negative. 0 for a class whose target is empty or full.
 
     Traps:
@@ -73,21 +76,23 @@ def boundary(sample: MaskSample) -> Tensor:
         ...     spacing=(1.0,),
         ...     distances=DistanceMaps(),
         ... )
-        >>> boundary(sample)  # distances 1, 0, 0, 1, 2 at p = 0.5
-        tensor([[0.5000, 0.0000, 0.0000, 0.5000, 1.0000]], dtype=torch.float64)
+        >>> boundary(MaskClass(sample, 0))  # distances 1, 0, 0, 1, 2 at p = 0.5
+        tensor([0.5000, 0.0000, 0.0000, 0.5000, 1.0000], dtype=torch.float64)
 
     References:
         Kervadec et al., "Boundary loss for highly unbalanced segmentation", 2018,
         https://arxiv.org/abs/1812.07032
     """
-    return sample.probability * torch.stack(
-        [_signed_distance(sample, mask) for mask in _objects(sample)]
-    )
+    mask = one.object
+    if not _has_edge(mask):
+        return one.probability * 0.0
+    distance = one.distances.to_edge(mask, one.spacing)
+    return one.probability * torch.where(mask, 1.0 - distance, distance)
 
 
 @class_loss(family="boundary", options=AllClassesOptions, gives="pixels")
 def hausdorff_dt(
-    sample: MaskSample, *, alpha: Power = 2.0, one_sided: bool = False, log: bool = False
+    one: MaskClass, *, alpha: Power = 2.0, one_sided: bool = False, log: bool = False
 ) -> Tensor:
     r"""Hausdorff loss by distance transforms: squared error times distance to both edges.
 
@@ -102,7 +107,7 @@ def hausdorff_dt(
         objects, of which a miss is never far from an edge, use `soft_cldice`.
 
     Args:
-        sample: one sample. Distances are in units of `spacing`.
+        one: a class. Distances are in units of `spacing`.
         alpha: power of the distance; 0 leaves twice the squared error, larger values look at the
             farthest errors only.
         one_sided: true: the distance to the target's edge alone; errors of the prediction far
@@ -110,7 +115,7 @@ def hausdorff_dt(
         log: true: ln(1 + L) of each class's mean L, so that large values do not rule an average.
 
     Returns:
-        Terms `[C, *S]`; the value is at least 0, and 0 at p = y. With `log` a term is the pixel's
+        Terms `[*S]`; the value is at least 0, and 0 at p = y. With `log` a term is the pixel's
         share of the logarithm, so that the mean of terms is the value.
 
     Traps:
@@ -130,7 +135,7 @@ def hausdorff_dt(
         >>> probability = torch.tensor([[0.1, 0.9, 0.4, 0.2, 0.1]], dtype=torch.float64)
         >>> sample = MaskSample(
         ...     task="binary",
-        ...     scores=probability,
+        ...     scores=probability.logit(),
         ...     activated=True,
         ...     target=target,
         ...     valid=torch.ones(5, dtype=torch.bool),
@@ -138,23 +143,24 @@ def hausdorff_dt(
         ...     spacing=(1.0,),
         ...     distances=DistanceMaps(),
         ... )
-        >>> hausdorff_dt(sample).mean()
+        >>> hausdorff_dt(MaskClass(sample, 0)).mean()
         tensor(0.2180, dtype=torch.float64)
 
     References:
         Karimi and Salcudean, "Reducing the Hausdorff Distance in Medical Image Segmentation with
         Convolutional Neural Networks", 2019, https://arxiv.org/abs/1904.10030
     """
-    distance = torch.stack([_edge_distance(sample, mask, alpha) for mask in _objects(sample)])
-    if not one_sided:
-        for channel, mask in enumerate(sample.predicted):
-            distance[channel] += _edge_distance(sample, mask, alpha)
-    terms = distance * (sample.probability - sample.target) ** 2
-    return _share_of_logarithm(sample, terms) if log else terms
+    distance = torch.zeros_like(one.target)
+    if _has_edge(one.object):
+        distance += _power(one.distances.to_edge(one.object, one.spacing), alpha)
+    if not one_sided and _has_edge(one.predicted):
+        distance += _power(one.distances.to_edge_once(one.predicted, one.spacing), alpha)
+    terms = distance * one.error.square()
+    return _share_of_logarithm(one, terms) if log else terms
 
 
 @map_loss(family="boundary", options=PixelOptions)
-def distance_map_cross_entropy(sample: MaskSample) -> Tensor:
+def distance_map_cross_entropy(sample: MaskSample) -> Iterator[Tensor]:
     r"""Cross entropy that weighs pixels more, the nearer they lie to the target's edge.
 
     Formula:
@@ -169,6 +175,9 @@ def distance_map_cross_entropy(sample: MaskSample) -> Tensor:
     Args:
         sample: one sample; d is the distance to the target's edge, inverted inside and outside of
             it, each side divided by its own largest value.
+
+    Yields:
+        Weights `[*S]` of each channel's cross entropy, from 1 to 2.
 
     Returns:
         Terms `[G, *S]`, in nats; at least the cross entropy and at most twice as much.
@@ -198,30 +207,29 @@ def distance_map_cross_entropy(sample: MaskSample) -> Tensor:
         ...     spacing=(1.0,),
         ...     distances=DistanceMaps(),
         ... )
-        >>> distance_map_cross_entropy(sample).mean()  # ln 2 times 11/7
-        tensor(1.0892, dtype=torch.float64)
+        >>> next(distance_map_cross_entropy(sample))  # the value is ln 2 times 11/7
+        tensor([1., 2., 2., 1., 2., 2., 1.], dtype=torch.float64)
 
     References:
         Caliva et al., "Distance Map Loss Penalty Term for Semantic Segmentation", 2019,
         https://arxiv.org/abs/1908.03679
     """
-    if sample.task == "multiclass":
-        penalty = torch.zeros_like(sample.cross_entropy)
-        labels = _labels(sample)
-        for label in range(sample.channels):
-            penalty += _inverted_distance(sample, labels == label)
-    else:
-        penalty = torch.stack(
-            [
-                _inverted_distance(sample, mask) + _inverted_distance(sample, ~mask)
-                for mask in _objects(sample)
-            ]
-        )
-    return (1.0 + penalty) * sample.cross_entropy
+    if sample.task != "multiclass":
+        for channel in range(sample.channels):
+            yield 1.0 + _nearness(sample, MaskClass(sample, channel).object)
+        return
+    labels = sample.labels()
+    weights = torch.ones(sample.shape, dtype=torch.float64, device=labels.device)
+    for label in range(sample.channels):
+        sample.checkpoint()
+        mask = labels == label
+        if _has_edge(mask):
+            weights += _inverted(sample.distances.to_background(mask, sample.spacing))
+    yield weights
 
 
 @map_loss(family="boundary", options=WeightOptions)
-def shape_aware(sample: MaskSample, *, weight: NonNegative = 1.0) -> Tensor:
+def shape_aware(sample: MaskSample, *, weight: NonNegative = 1.0) -> Iterator[Tensor]:
     r"""Cross entropy, raised at wrong pixels by how far the contours of both masks lie apart.
 
     Formula:
@@ -237,6 +245,9 @@ def shape_aware(sample: MaskSample, *, weight: NonNegative = 1.0) -> Tensor:
     Args:
         sample: one sample. E is in units of `spacing`.
         weight: factor of the second term; 0 is cross entropy.
+
+    Yields:
+        Weights `[*S]` of each channel's cross entropy, at least 1.
 
     Returns:
         Terms `[G, *S]`, in nats; at least the cross entropy, and equal to it where both contours
@@ -260,7 +271,7 @@ def shape_aware(sample: MaskSample, *, weight: NonNegative = 1.0) -> Tensor:
         >>> probability = torch.tensor([[0.9, 0.9, 0.9, 0.9, 0.1]], dtype=torch.float64)
         >>> sample = MaskSample(
         ...     task="binary",
-        ...     scores=probability,
+        ...     scores=probability.logit(),
         ...     activated=True,
         ...     target=target,
         ...     valid=torch.ones(5, dtype=torch.bool),
@@ -268,68 +279,49 @@ def shape_aware(sample: MaskSample, *, weight: NonNegative = 1.0) -> Tensor:
         ...     spacing=(1.0,),
         ...     distances=DistanceMaps(),
         ... )
-        >>> shape_aware(sample) / sample.cross_entropy  # the contours lie 2 pixels apart
-        tensor([[1., 1., 3., 3., 1.]], dtype=torch.float64)
+        >>> next(shape_aware(sample))  # the contours lie 2 pixels apart
+        tensor([1., 1., 3., 3., 1.], dtype=torch.float64)
 
     References:
         Al Arif et al., "Shape-Aware Deep Convolutional Neural Network for Vertebrae Segmentation",
         2017, https://doi.org/10.1007/978-3-319-74113-0_2
     """
-    excess = torch.zeros_like(sample.cross_entropy)
-    if sample.task == "multiclass":
-        labels = _labels(sample)
-        predicted = sample.scores.detach().argmax(0)
-        for label in range(sample.channels):
-            apart = _contour_distance(sample, predicted == label, labels == label)
-            excess.masked_fill_((labels == label) & (predicted != label), apart)
-    else:
-        masks = zip(sample.predicted, _objects(sample), strict=True)
-        for channel, (predicted, true) in enumerate(masks):
-            apart = _contour_distance(sample, predicted, true)
-            excess[channel].masked_fill_(predicted != true, apart)
-    return (1.0 + weight * excess) * sample.cross_entropy
+    if sample.task != "multiclass":
+        for channel in range(sample.channels):
+            one = MaskClass(sample, channel)
+            apart = _contour_distance(sample, one.predicted, one.object)
+            yield 1.0 + weight * apart * (one.predicted != one.object).double()
+        return
+    labels, predicted = sample.labels(), sample.predicted_labels()
+    weights = torch.ones(sample.shape, dtype=torch.float64, device=labels.device)
+    for label in range(sample.channels):
+        sample.checkpoint()
+        apart = _contour_distance(sample, predicted == label, labels == label)
+        wrong = (labels == label) & (predicted != label)
+        weights += weight * apart * wrong.double()
+    yield weights
 
 
 def _has_edge(mask: Tensor) -> bool:
     return bool(mask.any()) and not bool(mask.all())
 
 
-def _objects(sample: MaskSample) -> Tensor:
-    """Where each class is, `[C, *S]` bool; removed pixels have no class."""
-    return sample.foreground & sample.valid
+def _power(distance: Tensor, exponent: float) -> Tensor:
+    return elementwise(lambda some: some**exponent, distance)
 
 
-def _labels(sample: MaskSample) -> Tensor:
-    """Class `[*S]` of every pixel, the largest of a soft target; -1 where there is none."""
-    known = (sample.target.sum(0) > 0) & sample.valid
-    return torch.where(known, sample.target.argmax(0), -1)
-
-
-def _signed_distance(sample: MaskSample, mask: Tensor) -> Tensor:
-    """1 minus the distance to the outside within the mask, the distance to it elsewhere."""
+def _nearness(sample: MaskSample, mask: Tensor) -> Tensor:
+    """1 next to the mask's edge, falling to 0 at the pixels farthest from it, on either side."""
     if not _has_edge(mask):
-        return torch.zeros_like(sample.scores[0])
-    inside = sample.distances.to_background(mask, sample.spacing)
-    outside = sample.distances.to_background(~mask, sample.spacing)
-    return torch.where(mask, 1.0 - inside, outside)
+        return torch.zeros_like(mask, dtype=torch.float64)
+    distance = sample.distances.to_edge(mask, sample.spacing)
+    return _inverted(torch.where(mask, distance, 0.0)) + _inverted(torch.where(mask, 0.0, distance))
 
 
-def _edge_distance(sample: MaskSample, mask: Tensor, power: float) -> Tensor:
-    """Distance to the nearest pixel on the other side of the mask's edge, to a power."""
-    if not _has_edge(mask):
-        return torch.zeros_like(sample.scores[0])
-    inside = sample.distances.to_background(mask, sample.spacing)
-    outside = sample.distances.to_background(~mask, sample.spacing)
-    return torch.where(mask, inside, outside) ** power
-
-
-def _inverted_distance(sample: MaskSample, mask: Tensor) -> Tensor:
-    """1 at the mask's edge, falling to 0 at its innermost pixels and outside of it."""
-    if not _has_edge(mask):
-        return torch.zeros_like(sample.scores[0])
-    depth = sample.distances.to_background(mask, sample.spacing)
+def _inverted(depth: Tensor) -> Tensor:
+    """1 where a depth is least, falling to 0 where it is largest; 0 where there is none."""
     deepest = depth.max()
-    inverted = torch.where(mask, deepest - depth, 0.0)
+    inverted = torch.where(depth > 0, deepest - depth, 0.0)
     # Equal distances along two axes may differ in the last bit, which is no depth.
     if bool(inverted.max() <= _ROUNDING * deepest):
         return torch.zeros_like(depth)
@@ -353,10 +345,9 @@ def _contour(mask: Tensor) -> Tensor:
     return mask & ~inner
 
 
-def _share_of_logarithm(sample: MaskSample, terms: Tensor) -> Tensor:
+def _share_of_logarithm(one: MaskClass, terms: Tensor) -> Tensor:
     """Terms whose mean over valid pixels is ln(1 + L), L being that of the given ones."""
-    within = torch.where(sample.valid, terms, 0.0)
-    means = within.flatten(1).sum(1).view(-1, *(1,) * sample.spatial_axes) / sample.pixels
-    silent = means == 0
-    some = torch.where(silent, 1.0, means)
+    mean = pixel_sum(one.within(terms)) / one.pixels
+    silent = mean == 0
+    some = torch.where(silent, 1.0, mean)
     return terms * torch.where(silent, 1.0, some.log1p() / some)

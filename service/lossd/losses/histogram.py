@@ -5,6 +5,7 @@ The histograms are the sample's own and nothing is remembered between samples.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -12,10 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from lossd.losses.declare import SIGMOID_TASKS, map_loss, row_loss
+from lossd.losses.mask_class import MaskClass
 from lossd.losses.mask_sample import MaskSample
 from lossd.losses.options import Options, Positive
 from lossd.losses.rows import row_sum
-from lossd.losses.sort import absolute_error
 
 Bins = Annotated[int, Field(ge=1, le=1000)]
 
@@ -23,12 +24,44 @@ _ROUNDED_UP = 1.0 + 1e-12
 """Lifts a length onto the edge of a bin from which only rounding keeps it; 0.5 is such an edge."""
 
 
+def bin_of(gradient_length: Tensor, bins: int) -> Tensor:
+    """Bin of every element, int64; 1 itself belongs to the last.
+
+    Args:
+        gradient_length: in [0, 1].
+        bins: equal parts of [0, 1].
+
+    Example:
+        >>> bin_of(torch.tensor([0.03, 0.05, 0.35, 0.85, 1.0]), bins=10)
+        tensor([0, 0, 3, 8, 9])
+    """
+    return (gradient_length.detach() * bins * _ROUNDED_UP).long().clamp_max(bins - 1)
+
+
+def bin_weights(counts: Tensor) -> Tensor:
+    """Weight of each bin's elements so that each bin that holds any weighs the same in total.
+
+    Args:
+        counts: `[…, bins]` int64, elements in each bin.
+
+    Returns:
+        `[…, bins]` float64; the weights of all elements add up to their number. Of a bin without
+        elements, which has nobody to give it to, infinity.
+
+    Example:
+        >>> bin_weights(torch.tensor([2, 0, 1, 1]))
+        tensor([0.6667,    inf, 1.3333, 1.3333], dtype=torch.float64)
+    """
+    filled = (counts > 0).sum(-1, keepdim=True)
+    return counts.sum(-1, keepdim=True) / (counts * filled).to(torch.float64)
+
+
 def harmony(gradient_length: Tensor, bins: int) -> Tensor:
     """Weight of every element so that each bin that holds any weighs the same in total.
 
     Args:
         gradient_length: `[B, N]`, in [0, 1]; each row has a histogram of its own.
-        bins: equal parts of [0, 1]; 1 itself belongs to the last.
+        bins: equal parts of [0, 1].
 
     Returns:
         `[B, N]` float64, constant for autograd; each row adds up to N.
@@ -37,17 +70,14 @@ def harmony(gradient_length: Tensor, bins: int) -> Tensor:
         >>> harmony(torch.tensor([[0.03, 0.05, 0.35, 0.85]]), bins=10)
         tensor([[0.6667, 0.6667, 1.3333, 1.3333]], dtype=torch.float64)
     """
-    rows, elements = gradient_length.shape
-    place = (gradient_length.detach() * bins * _ROUNDED_UP).long().clamp_max(bins - 1)
-    counts = torch.zeros(rows, bins, dtype=torch.long, device=place.device)
+    place = bin_of(gradient_length, bins)
+    counts = torch.zeros(len(place), bins, dtype=torch.long, device=place.device)
     counts.scatter_add_(1, place, counts.new_ones(1, 1).expand_as(place))
-    filled = (counts > 0).sum(1, keepdim=True)
-    # A bin of no elements has weight infinity, and nobody to give it to.
-    return (elements / (counts * filled).to(torch.float64)).gather(1, place)
+    return bin_weights(counts).gather(1, place)
 
 
 @map_loss(family="histogram", tasks=SIGMOID_TASKS, options=Options)
-def ghm_classification(sample: MaskSample, *, bins: Bins = 10) -> Tensor:
+def ghm_classification(sample: MaskSample, *, bins: Bins = 10) -> Iterator[Tensor]:
     r"""Binary cross entropy in which every degree of difficulty weighs the same.
 
     Formula:
@@ -66,6 +96,9 @@ def ghm_classification(sample: MaskSample, *, bins: Bins = 10) -> Tensor:
         sample: one sample; one histogram over its valid pixels and all channels.
         bins: equal parts of [0, 1] in which the lengths of the gradient are counted; 1 is plain
             binary cross entropy.
+
+    Yields:
+        Weights `[*S]` of each channel's cross entropy, which average 1.
 
     Returns:
         Terms per channel and pixel, `[C, *S]`, in nats; the value is at least 0, and 0 where
@@ -93,16 +126,17 @@ def ghm_classification(sample: MaskSample, *, bins: Bins = 10) -> Tensor:
         Li et al., "Gradient Harmonized Single-stage Detector", 2018,
         https://arxiv.org/abs/1811.05181
     """
-    terms = sample.cross_entropy
-    counted = sample.valid.expand_as(terms)
-    lengths = torch.cat(
-        [
-            absolute_error(sample, channel).detach().masked_select(sample.valid)
-            for channel in range(sample.channels)
-        ]
-    )
-    weights = harmony(lengths[None], bins)
-    return terms * torch.zeros_like(terms).masked_scatter_(counted, weights)
+    places = torch.empty(sample.scores.shape, dtype=torch.int16, device=sample.scores.device)
+    counts = torch.zeros(bins, dtype=torch.long, device=places.device)
+    for channel in range(sample.channels):
+        sample.checkpoint()
+        one = MaskClass(sample, channel)
+        places[channel] = bin_of(one.error.abs(), bins)
+        counts += one.counted(places[channel]).long().bincount(minlength=bins)
+    weights = bin_weights(counts)
+    for place in places:
+        # Removed pixels may lie in a bin of their own, whose weight is no number to multiply with.
+        yield torch.where(sample.valid, weights[place.long()], 0.0)
 
 
 @row_loss("value", family="histogram")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lossd_client.qa_wire import EVIDENCE, PREDICTION, SUB_SCORES_TENSOR, TARGET
+
 Kind = Literal["pixel", "box", "value", "triplet", "pair", "center", "instance", "scores", "linear"]
 
 Values = Literal["real", "ids", "label", "zero_or_one", "unit", "bin"]
@@ -71,7 +73,12 @@ ACTIVATION_INPUTS = ("logits", "probabilities")
 PIXEL_INPUTS = (*ACTIVATION_INPUTS, "target", "mask", "weight_map")
 """Inputs of the pixel kind."""
 
-INPUT_NAMES = frozenset(PIXEL_INPUTS).union(one.name for inputs in KINDS.values() for one in inputs)
+QA_INPUTS = (PREDICTION, TARGET, *EVIDENCE, SUB_SCORES_TENSOR)
+"""Inputs of annotation QA, which is no loss."""
+
+INPUT_NAMES = frozenset((*PIXEL_INPUTS, *QA_INPUTS)).union(
+    one.name for inputs in KINDS.values() for one in inputs
+)
 """Names of the inputs of every kind."""
 
 SHARED_INPUTS = tuple(

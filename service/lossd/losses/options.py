@@ -7,6 +7,7 @@ it from the signature of its function, see `declare`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,6 +31,11 @@ class Options(BaseModel):
     """Parameters of a loss; unknown names are refused, booleans are not numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @cached_property
+    def text(self) -> str:
+        """Equal for equal options."""
+        return self.model_dump_json()
 
     def of_task(self, task: Task) -> Self:
         """The same with the defaults that depend on the task filled in."""

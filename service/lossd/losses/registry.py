@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+import orjson
 from pydantic import Field, ValidationError, create_model
 from torch import Tensor
 
@@ -24,6 +25,12 @@ Function = Callable[..., Tensor]
 
 _SHOWN_CHARACTERS = 40
 """How much of a wrong value an error repeats."""
+
+
+_KEPT_TEXT_BYTES = 1024
+_MOST_KEPT_OPTIONS = 1024
+_KEPT_OPTIONS: dict[tuple[str, bytes, Task, int], Options] = {}
+"""Callers ask for the same again and again: options by loss, JSON text, task and channels."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,24 @@ class Loss(ABC):
             InvalidParameterError: a parameter is unknown, of the wrong type or out of range, or
                 the loss does not take this task.
         """
+        try:
+            text = orjson.dumps(given)
+        except TypeError:  # of Python's own, not of JSON
+            return self._read_options(given, task, channels, loc)
+        if len(text) > _KEPT_TEXT_BYTES or b"null" in text:
+            return self._read_options(given, task, channels, loc)
+        key = self.name, text, task, channels
+        options = _KEPT_OPTIONS.get(key)
+        if options is None:
+            options = self._read_options(given, task, channels, loc)
+            if len(_KEPT_OPTIONS) >= _MOST_KEPT_OPTIONS:
+                _KEPT_OPTIONS.clear()
+            _KEPT_OPTIONS[key] = options
+        return options
+
+    def _read_options(
+        self, given: Mapping[str, Any], task: Task, channels: int, loc: Sequence[str | int]
+    ) -> Options:
         if self.tasks and task not in self.tasks:
             msg = f"{self.name} takes task {' or '.join(self.tasks)}, not {task}"
             raise InvalidParameterError(msg, errors=[FieldError((*loc, "name"), msg)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
@@ -11,6 +12,10 @@ from torch import Tensor
 from lossd.core import vocabulary as v
 
 Task = Literal["binary", "multiclass", "multilabel"]
+
+_BLOCK_PIXELS = 4096
+_PIECE_ELEMENTS = 1 << 14
+"""Half of what torch gives a thread at least."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +134,16 @@ def region_sums(region: Tensor, pixels: Tensor) -> RegionSums:
     rich = region.shape[1] > v.REGION_SUMS
     soft_negative = v.SOFT_FALSE_NEGATIVE if rich else v.FALSE_NEGATIVE
     soft_positive = v.SOFT_FALSE_POSITIVE if rich else v.FALSE_POSITIVE
+    sums = region.unbind(1)  # one node for autograd, not one for each
     return RegionSums(
-        target=region[:, v.TARGET],
-        false_negative=region[:, v.FALSE_NEGATIVE],
-        false_positive=region[:, v.FALSE_POSITIVE],
-        squared_error_inside=region[:, v.SQUARED_ERROR_INSIDE],
-        squared_error_outside=region[:, v.SQUARED_ERROR_OUTSIDE],
-        target_squared=region[:, v.TARGET_SQUARED],
-        soft_false_negative=region[:, soft_negative],
-        soft_false_positive=region[:, soft_positive],
+        target=sums[v.TARGET],
+        false_negative=sums[v.FALSE_NEGATIVE],
+        false_positive=sums[v.FALSE_POSITIVE],
+        squared_error_inside=sums[v.SQUARED_ERROR_INSIDE],
+        squared_error_outside=sums[v.SQUARED_ERROR_OUTSIDE],
+        target_squared=sums[v.TARGET_SQUARED],
+        soft_false_negative=sums[soft_negative],
+        soft_false_positive=sums[soft_positive],
         pixels=pixels[:, None],
     )
 
@@ -148,6 +154,46 @@ def class_sum(values: Tensor) -> Tensor:
     A library sum may split its work by the number of rows and change the last bits with it.
     """
     return values.cumsum(-1)[..., -1:]
+
+
+def elementwise(function: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """A function of each element, computed in pieces of fixed size.
+
+    Exponentials and logarithms of a vector unit differ in their last bits from those of the few
+    elements that are left over, and where threads share an array that is in the middle of it.
+
+    Args:
+        function: of float64 tensors of one shape.
+        values: of one shape.
+
+    Example:
+        >>> elementwise(torch.exp, torch.zeros(2, 2, dtype=torch.float64))
+        tensor([[1., 1.],
+                [1., 1.]], dtype=torch.float64)
+    """
+    flat = [one.flatten() for one in values]
+    found = torch.empty(flat[0].shape, dtype=torch.float64, device=flat[0].device)
+    pieces = zip(*(one.split(_PIECE_ELEMENTS) for one in (found, *flat)), strict=True)
+    for piece, *given in pieces:
+        piece.copy_(function(*given))
+    return found.view(values[0].shape)
+
+
+def pixel_sum(values: Tensor) -> Tensor:
+    """Sum `[]` over all pixels of a sample, in blocks of fixed size.
+
+    One sum over all of them would be split by the number of threads, and so would its last bits.
+
+    Example:
+        >>> pixel_sum(torch.ones(100, 100))
+        tensor(10000.)
+    """
+    flat = values.flatten()
+    while len(flat) > _BLOCK_PIXELS:
+        whole = len(flat) // _BLOCK_PIXELS * _BLOCK_PIXELS
+        blocks = flat[:whole].view(-1, _BLOCK_PIXELS).sum(1)
+        flat = torch.cat([blocks, flat[whole:]])
+    return flat.sum()
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """Losses that look at a pixel's neighbours: repeated erosion, local statistics, skeletons.
 
 Windows reach across removed pixels, which leave the means alone: prediction and target are seen
-whole, and a pixel with an ignored label has no class. Each class, and in it each iteration, is
-computed again for its derivative, so that the intermediate results of one iteration are held at a
-time and many classes, pixels or iterations do not exhaust the memory.
+whole, and a pixel with an ignored label has no class. What looks only so far is computed strip by
+strip, small enough for the processor's cache, and again for its derivative, so that intermediate
+results are held of one strip at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Self
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lossd.losses.declare import class_loss
-from lossd.losses.mask_sample import MaskSample
+from lossd.losses.mask_class import MaskClass
 from lossd.losses.options import (
     AllClassesOptions,
     ClassOptions,
@@ -26,12 +26,14 @@ from lossd.losses.options import (
     Positive,
     Problem,
 )
-from lossd.losses.sums import Task, ratio
+from lossd.losses.sums import Task, pixel_sum, ratio
 
 Iterations = Annotated[int, Field(ge=1, le=64)]
 Power = Annotated[float, Field(ge=0, le=8)]
 Width = Annotated[int, Field(ge=1, le=63)]
 
+_STRIP_PIXELS = 1 << 16
+"""Pixels of a strip without what it reaches: half a mebibyte in float64."""
 _SOFT_THRESHOLD = 0.5
 _CONSTANT_RANGE = 1e-9
 """Largest range of an eroded map that is rounding and not a map."""
@@ -48,9 +50,7 @@ _NOTHING = 1e-15
 
 
 @class_loss(family="window", options=AllClassesOptions, gives="pixels")
-def hausdorff_erosion(
-    sample: MaskSample, *, alpha: Power = 2.0, iterations: Iterations = 10
-) -> Tensor:
+def hausdorff_erosion(one: MaskClass, *, alpha: Power = 2.0, iterations: Iterations = 10) -> Tensor:
     r"""Hausdorff loss by repeated erosion of the squared error: thick errors cost more.
 
     Formula:
@@ -64,12 +64,12 @@ def hausdorff_erosion(
         gone with the first erosion, so add a region loss that sees them.
 
     Args:
-        sample: one sample.
+        one: a class.
         alpha: power of the erosion's number, by which errors that survive long weigh more.
         iterations: number K of erosions; errors that are thicker than those reach weigh no more.
 
     Returns:
-        Terms `[C, *S]`; the value is at least 0, and 0 at p = y and wherever no error survives the
+        Terms `[*S]`; the value is at least 0, and 0 at p = y and wherever no error survives the
         first erosion.
 
     Traps:
@@ -87,6 +87,7 @@ def hausdorff_erosion(
 
     Example:
         >>> from lossd.core.distance import DistanceMaps
+        >>> from lossd.losses.mask_sample import MaskSample
         >>> target = torch.zeros(1, 5, dtype=torch.float64)
         >>> sample = MaskSample(
         ...     task="binary",
@@ -98,23 +99,20 @@ def hausdorff_erosion(
         ...     spacing=(1.0,),
         ...     distances=DistanceMaps(),
         ... )
-        >>> hausdorff_erosion(sample, iterations=1)  # three thick: the middle survives
-        tensor([[0.0000, 0.3333, 1.0000, 0.3333, 0.0000]], dtype=torch.float64)
+        >>> one = MaskClass(sample, 0)
+        >>> hausdorff_erosion(one, iterations=1)  # three thick: the middle survives
+        tensor([0.0000, 0.3333, 1.0000, 0.3333, 0.0000], dtype=torch.float64)
 
     References:
         Karimi and Salcudean, "Reducing the Hausdorff Distance in Medical Image Segmentation with
         Convolutional Neural Networks", 2019, https://arxiv.org/abs/1904.10030
     """
-
-    def eroded(probability: Tensor, target: Tensor) -> Tensor:
-        error = (probability - target) ** 2
-        total = torch.zeros_like(error)
-        for number in range(1, iterations + 1):
-            error = _recomputed(_eroded, error)
-            total = total + error * float(number) ** alpha
-        return total
-
-    return _by_class(eroded, sample.probability, sample.target)
+    error = one.error.square()
+    total = torch.zeros_like(error)
+    for number in range(1, iterations + 1):
+        error = _rescaled(_by_strips(_eroded, 1, one, error))
+        total = total + error * float(number) ** alpha
+    return total
 
 
 def _window_problems(options: Any, task: Task, channels: int) -> Iterator[Problem]:
@@ -125,7 +123,7 @@ def _window_problems(options: Any, task: Task, channels: int) -> Iterator[Proble
 
 @class_loss(family="window", aliases=("cmssl",), options=ClassOptions, check=_window_problems)
 def structural_similarity(
-    sample: MaskSample,
+    one: MaskClass,
     *,
     beta: Fraction = 0.1,
     weight: Fraction = 0.5,
@@ -147,14 +145,14 @@ def structural_similarity(
         by that share alone, even if it is all wrong, so keep `weight` above 0.
 
     Args:
-        sample: one sample.
+        one: a class.
         beta: share of the largest difference from which on a pixel counts as different.
         weight: share of plain binary cross entropy; 1 is nothing else.
         window: width of the square window in pixels, odd.
         sigma: width of the Gaussian that weighs the window's pixels, in pixels.
 
     Returns:
-        `[C]`, in nats, at least 0: of each channel against the rest. 0 is a perfect mask.
+        `[]`, in nats, at least 0: of the class against the rest. 0 is a perfect mask.
 
     Traps:
         - There is no official code and the published ones disagree (means swapped, one mean for
@@ -171,10 +169,11 @@ def structural_similarity(
 
     Example:
         >>> from lossd.core.distance import DistanceMaps
+        >>> from lossd.losses.mask_sample import MaskSample
         >>> target = torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
         >>> sample = MaskSample(
         ...     task="binary",
-        ...     scores=0.6 * target + 0.2,
+        ...     scores=(0.6 * target + 0.2).logit(),
         ...     activated=True,
         ...     target=target,
         ...     valid=torch.ones(4, dtype=torch.bool),
@@ -182,10 +181,11 @@ def structural_similarity(
         ...     spacing=(1.0,),
         ...     distances=DistanceMaps(),
         ... )
-        >>> structural_similarity(sample, weight=1.0)  # cross entropy at p = 0.8 everywhere
-        tensor([0.2231], dtype=torch.float64)
-        >>> structural_similarity(sample, weight=0.0)
-        tensor([0.0030], dtype=torch.float64)
+        >>> one = MaskClass(sample, 0)
+        >>> structural_similarity(one, weight=1.0)  # cross entropy at p = 0.8 everywhere
+        tensor(0.2231, dtype=torch.float64)
+        >>> structural_similarity(one, weight=0.0)
+        tensor(0.0030, dtype=torch.float64)
 
     References:
         Zhao et al., "Correlation Maximized Structural Similarity Loss for Semantic Segmentation",
@@ -193,20 +193,26 @@ def structural_similarity(
     """
     weights = _gaussian(window, sigma)
 
-    def similarity(log_probability: Tensor, log_miss: Tensor, target: Tensor) -> Tensor:
-        cross_entropy = -(target * log_probability + (1.0 - target) * log_miss)
-        cross_entropy = torch.where(sample.valid, cross_entropy, 0.0)
-        with torch.no_grad():
-            structure = _structure(target, weights)
-        difference = (structure - _structure(log_probability.exp(), weights)).abs()
-        largest = difference.detach().max().clamp_min(_DIFFERENCE_FLOOR)
-        differs = difference.detach() > max(beta * float(largest), _SAME_STRUCTURE)
-        differs = differs & sample.valid
-        selected = torch.where(differs, difference * cross_entropy, 0.0).sum()
-        plain = cross_entropy.sum() / sample.pixels
-        return weight * plain + (1.0 - weight) * ratio(selected, differs.double().sum())
+    reach = window // 2
 
-    return _by_class(similarity, sample.log_probability, sample.log_miss, sample.target)
+    def structure(values: Tensor) -> Tensor:
+        return _structure(values, weights)
+
+    with torch.no_grad():
+        true = _by_strips(structure, reach, one, one.target)
+    difference = (true - _by_strips(structure, reach, one, one.probability)).abs()
+    cross_entropy = one.within(_cross_entropy(one))
+    largest = difference.detach().max().clamp_min(_DIFFERENCE_FLOOR)
+    differs = difference.detach() > max(beta * float(largest), _SAME_STRUCTURE)
+    differs = differs & one.valid
+    selected = pixel_sum(torch.where(differs, difference * cross_entropy, 0.0))
+    plain = pixel_sum(cross_entropy) / one.pixels
+    return weight * plain + (1.0 - weight) * ratio(selected, differs.sum().double())
+
+
+def _cross_entropy(one: MaskClass) -> Tensor:
+    """Binary cross entropy of a class against the rest, `[*S]`."""
+    return -(one.target * one.log_probability + (1.0 - one.target) * one.log_miss)
 
 
 class SkeletonOptions(ClassOptions):
@@ -231,9 +237,7 @@ class SkeletonOptions(ClassOptions):
 
 
 @class_loss(family="window", options=SkeletonOptions)
-def soft_cldice(
-    sample: MaskSample, *, iterations: Iterations = 3, smooth: NonNegative = 1.0
-) -> Tensor:
+def soft_cldice(one: MaskClass, *, iterations: Iterations = 3, smooth: NonNegative = 1.0) -> Tensor:
     r"""Centreline Dice: one minus the agreement of each mask with the other's skeleton.
 
     Formula:
@@ -247,13 +251,13 @@ def soft_cldice(
         it lets thickness go, add Dice to it. For compact objects it says little.
 
     Args:
-        sample: one sample. S is the soft skeleton of prediction or target.
+        one: a class. S is the soft skeleton of prediction or target.
         iterations: number of erosions after the first; at least half the thickest object's width,
             more cost time and change nothing.
         smooth: added to both sides of both fractions, in pixels.
 
     Returns:
-        `[C]`, in [0, 1]; 0 where each mask covers the other's skeleton. A skeleton that is empty
+        `[]`, in [0, 1]; 0 where each mask covers the other's skeleton. A skeleton that is empty
         counts as covered, so empty against empty is 0.
 
     Traps:
@@ -268,6 +272,7 @@ def soft_cldice(
 
     Example:
         >>> from lossd.core.distance import DistanceMaps
+        >>> from lossd.losses.mask_sample import MaskSample
         >>> target = torch.zeros(1, 7, 7, dtype=torch.float64)
         >>> target[0, 3] = 1.0
         >>> gap = target.clone()
@@ -282,94 +287,131 @@ def soft_cldice(
         ...     spacing=(1.0, 1.0),
         ...     distances=DistanceMaps(),
         ... )
-        >>> soft_cldice(sample)  # precision 1, sensitivity (6 + 1) / (7 + 1)
-        tensor([0.0667], dtype=torch.float64)
+        >>> soft_cldice(MaskClass(sample, 0))  # precision 1, sensitivity (6 + 1) / (7 + 1)
+        tensor(0.0667, dtype=torch.float64)
 
     References:
         Shit et al., "clDice - A Novel Topology-Preserving Loss Function for Tubular Structure
         Segmentation", 2020, https://arxiv.org/abs/2003.07311
     """
+    reach = iterations + 2
 
-    def distance(log_probability: Tensor, log_miss: Tensor, target: Tensor) -> Tensor:
-        probability = log_probability.exp()
-        with torch.no_grad():
-            true = torch.where(sample.valid, _soft_skeleton(target, iterations), 0.0)
-        guess = torch.where(sample.valid, _soft_skeleton(probability, iterations), 0.0)
-        precision, stray = _covered(guess * target, guess * (1.0 - target), smooth)
-        sensitivity, missed = _covered(true * probability, true * log_miss.exp(), smooth)
-        # 1 - 2uv/(u + v), written with 1 - u and 1 - v so that good masks keep their digits.
-        both = precision + sensitivity
-        disjoint = both.detach() <= _NOTHING
-        some = torch.where(disjoint, 1.0, both)
-        return torch.where(
-            disjoint, 1.0, (sensitivity / some) * stray + (precision / some) * missed
-        )
+    def skeleton(mask: Tensor) -> Tensor:
+        return _soft_skeleton(mask, iterations)
 
-    return _by_class(distance, sample.log_probability, sample.log_miss, sample.target)
+    with torch.no_grad():
+        true = one.within(_by_strips(skeleton, reach, one, one.plain_target).double())
+    guess = one.within(_by_strips(skeleton, reach, one, one.probability))
+    precision, stray = _covered(guess * one.target, guess * (1.0 - one.target), smooth)
+    sensitivity, missed = _covered(true * one.probability, true * one.miss, smooth)
+    # 1 - 2uv/(u + v), written with 1 - u and 1 - v so that good masks keep their digits.
+    both = precision + sensitivity
+    disjoint = both.detach() <= _NOTHING
+    some = torch.where(disjoint, 1.0, both)
+    return torch.where(disjoint, 1.0, (sensitivity / some) * stray + (precision / some) * missed)
 
 
-def _by_class(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """The function of every class's share of tensors `[C, *S]`, stacked."""
-    return torch.stack([_recomputed(function, *channel) for channel in zip(*tensors, strict=True)])
+# -- strips --------------------------------------------------------------------------------------
 
 
-def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """The function of the tensors, which holds nothing but them for its derivative."""
-    found: Tensor = _Recomputed.apply(function, *tensors)  # type: ignore[no-untyped-call]
+def _by_strips(
+    function: Callable[[Tensor], Tensor], reach: int, one: MaskClass, values: Tensor
+) -> Tensor:
+    """A function of an image, computed on strips of it.
+
+    Args:
+        function: from an image of any size to one of the same size, of which no pixel depends on
+            pixels that lie farther away than `reach` along the first axis.
+        reach: in pixels.
+        one: whose checkpoint is called between strips.
+        values: `[*S]`.
+    """
+    found: Tensor = _ByStrips.apply(function, reach, one, values)  # type: ignore[no-untyped-call]
     return found
 
 
-class _Recomputed(torch.autograd.Function):
-    """A function whose intermediate results are dropped, and made again for its derivative.
+def _strips(shape: torch.Size, reach: int) -> Iterator[tuple[slice, slice, slice]]:
+    """For each strip: its rows, those with what it reaches, and its rows among the latter."""
+    row = max(1, shape.numel() // max(1, shape[0]))
+    height = max(_STRIP_PIXELS // row, 4 * reach, 1)
+    for first in range(0, shape[0], height):
+        last = min(first + height, shape[0])
+        above, below = max(first - reach, 0), min(last + reach, shape[0])
+        yield slice(first, last), slice(above, below), slice(first - above, last - above)
 
-    `torch.utils.checkpoint` keeps the empty graph of the first run, and its many small pieces
-    between large freed ones keep the allocator from using those again.
-    """
+
+class _ByStrips(torch.autograd.Function):
+    """What a strip needed is dropped, and made again for its derivative."""
 
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        ctx.function = function
-        ctx.save_for_backward(*tensors)
-        return function(*tensors)
+    def forward(
+        ctx: Any, function: Callable[[Tensor], Tensor], reach: int, one: MaskClass, values: Tensor
+    ) -> Tensor:
+        ctx.function, ctx.reach, ctx.checkpoint = function, reach, one.sample.checkpoint
+        ctx.save_for_backward(values)
+        found = torch.empty_like(values)
+        for rows, reached, own in _strips(values.shape, reach):
+            ctx.checkpoint()
+            found[rows] = function(values[reached])[own]
+        return found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_result: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[1:]
-        inputs = [
-            tensor.detach().requires_grad_(want)
-            for tensor, want in zip(ctx.saved_tensors, wanted, strict=True)
-        ]
-        with torch.enable_grad():
-            result = ctx.function(*inputs)
-        found = iter(
-            torch.autograd.grad(result, [one for one in inputs if one.requires_grad], of_result)
-        )
-        return (None, *(next(found) if want else None for want in wanted))
-
-
-def _neighbours(values: Tensor, axis: int, *, beyond: float) -> tuple[Tensor, Tensor]:
-    """Every pixel's two neighbours along an axis, `beyond` where the image ends."""
-    length = values.shape[axis]
-    after = values.ndim - 1 - axis
-    padded = functional.pad(values, (0, 0) * after + (1, 1), value=beyond)
-    return padded.narrow(axis, 0, length), padded.narrow(axis, 2, length)
+    def backward(ctx: Any, of_found: Tensor) -> tuple[None, None, None, Tensor]:
+        (values,) = ctx.saved_tensors
+        total = torch.zeros_like(values)
+        for rows, reached, own in _strips(values.shape, ctx.reach):
+            ctx.checkpoint()
+            strip = values[reached].detach().requires_grad_()
+            with torch.enable_grad():
+                found = ctx.function(strip)[own]
+            total[reached] += torch.autograd.grad(found, strip, of_found[rows])[0]
+        return None, None, None, total
 
 
 # -- erosion -------------------------------------------------------------------------------------
 
 
 def _eroded(error: Tensor) -> Tensor:
-    """Mean over the cross-shaped neighbourhood, softly thresholded and rescaled to [0, 1]."""
+    """Mean over the cross-shaped neighbourhood, softly thresholded."""
     cross = error
     for axis in range(error.ndim):
-        before, behind = _neighbours(error, axis, beyond=0.0)
-        cross = cross + before + behind
-    kept = functional.relu(cross / (2 * error.ndim + 1) - _SOFT_THRESHOLD)
-    least, largest = kept.amin(), kept.amax()
-    if bool(largest - least <= _CONSTANT_RANGE):
+        padded = functional.pad(error, (0, 0) * (error.ndim - 1 - axis) + (1, 1))
+        length = error.shape[axis]
+        cross = cross + padded.narrow(axis, 0, length) + padded.narrow(axis, 2, length)
+    return functional.relu(cross / (2 * error.ndim + 1) - _SOFT_THRESHOLD)
+
+
+def _rescaled(kept: Tensor) -> Tensor:
+    """An eroded map, stretched to [0, 1]; a constant one as it is."""
+    if bool(kept.amax() - kept.amin() <= _CONSTANT_RANGE):
         return kept
-    return (kept - least) / (largest - least)
+    found: Tensor = _Stretched.apply(kept)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Stretched(torch.autograd.Function):
+    """Values stretched to [0, 1]; equal extremes share the derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        least = values.amin()
+        width = values.amax() - least
+        found = (values - least).div_(width)
+        ctx.save_for_backward(found, width)
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_found: Tensor) -> Tensor:
+        found, width = ctx.saved_tensors
+        slope = of_found / width
+        of_largest = pixel_sum(slope * found)
+        of_least = pixel_sum(slope) - of_largest
+        for extreme, total in (0.0, of_least), (1.0, of_largest):
+            there = found == extreme
+            slope = torch.where(there, slope - total / there.sum(), slope)
+        return slope
 
 
 # -- local statistics ----------------------------------------------------------------------------
@@ -453,46 +495,74 @@ class _WindowMoments(torch.autograd.Function):
 
 def _soft_skeleton(mask: Tensor, iterations: int) -> Tensor:
     """What opening takes away from a mask `[*S]` and from its erosions, joined."""
-    skeleton = _recomputed(_ridge, mask)
+    thinned = _thinned(mask)
+    skeleton = functional.relu(mask - _widened(thinned))
     for _ in range(iterations):
-        mask = _recomputed(_thinned, mask)
-        skeleton = _recomputed(_joined, skeleton, mask)
+        mask, thinned = thinned, _thinned(thinned)
+        ridge = functional.relu(mask - _widened(thinned))
+        skeleton = skeleton + functional.relu(ridge - skeleton * ridge)
     return skeleton
-
-
-def _joined(skeleton: Tensor, mask: Tensor) -> Tensor:
-    """The skeleton and, where it is none, the ridge of a mask."""
-    ridge = _ridge(mask)
-    return skeleton + functional.relu(ridge - skeleton * ridge)
-
-
-def _ridge(mask: Tensor) -> Tensor:
-    """What opening takes away from a mask."""
-    return functional.relu(mask - _opened(mask))
-
-
-def _opened(mask: Tensor) -> Tensor:
-    """Maximum over squares of the minimum over crosses."""
-    opened = _thinned(mask)
-    for axis in range(mask.ndim):
-        before, behind = _neighbours(opened, axis, beyond=-torch.inf)
-        opened = torch.maximum(torch.maximum(opened, before), behind)
-    return opened
 
 
 def _thinned(mask: Tensor) -> Tensor:
     """Minimum over the cross of direct neighbours; beyond the border there is none."""
-    thinned = mask
+    found: Tensor = _Extremum.apply(mask, range(mask.ndim), torch.minimum)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _widened(mask: Tensor) -> Tensor:
+    """Maximum over the square of neighbours; beyond the border there is none."""
     for axis in range(mask.ndim):
-        before, behind = _neighbours(mask, axis, beyond=torch.inf)
-        thinned = torch.minimum(torch.minimum(thinned, before), behind)
-    return thinned
+        mask = _Extremum.apply(mask, (axis,), torch.maximum)  # type: ignore[no-untyped-call]
+    return mask
+
+
+class _Extremum(torch.autograd.Function):
+    """Extremum of each pixel and its direct neighbours along axes; ties choose the derivative.
+
+    The pixel itself goes first, then the neighbours in the order of `_shifts`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, axes: Iterable[int], extreme: Callable[..., Tensor]
+    ) -> Tensor:
+        found = values.clone()
+        for here, there in _shifts(values.shape, axes):
+            extreme(found[here], values[there], out=found[here])
+        ctx.axes = axes
+        ctx.save_for_backward(values, found)
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_found: Tensor) -> tuple[Tensor, None, None]:
+        values, found = ctx.saved_tensors
+        own = torch.where(values == found, of_found, 0.0)
+        rest = of_found - own
+        for here, there in _shifts(values.shape, ctx.axes):
+            taken = torch.where(values[there] == found[here], rest[here], 0.0)
+            own[there] += taken
+            rest[here] -= taken
+        return own, None, None
+
+
+def _shifts(
+    shape: torch.Size, axes: Iterable[int]
+) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Pixels that have a neighbour, and that neighbour, for each direction along the axes."""
+    for axis in axes:
+        before = (slice(None),) * axis
+        first, last = (*before, slice(0, shape[axis] - 1)), (*before, slice(1, None))
+        yield last, first
+        yield first, last
 
 
 def _covered(hit: Tensor, missed: Tensor, smooth: float) -> tuple[Tensor, Tensor]:
     """Share of a skeleton that is hit, and that is missed; an empty one is hit."""
-    whole = hit.sum() + missed.sum() + smooth
+    hit_sum, missed_sum = pixel_sum(hit), pixel_sum(missed)
+    whole = hit_sum + missed_sum + smooth
     empty = whole.detach() <= _NOTHING
     whole = torch.where(empty, 1.0, whole)
-    hit_share = torch.where(empty, 1.0, (hit.sum() + smooth) / whole)
-    return hit_share, torch.where(empty, 0.0, missed.sum() / whole)
+    hit_share = torch.where(empty, 1.0, (hit_sum + smooth) / whole)
+    return hit_share, torch.where(empty, 0.0, missed_sum / whole)
