@@ -18,6 +18,7 @@ LIBRARIES_PYTHON = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" /
 NAMES = (
     "core",
     "stages",
+    "sample_losses",
     "mixed_sizes",
     "batch_sizes",
     "never_seen",
@@ -85,6 +86,7 @@ def _runners(options: argparse.Namespace) -> dict[str, Callable[[], Report]]:
         mixed_sizes,
         never_seen,
         references,
+        sample_losses,
         stages,
         start_up,
         transfer,
@@ -98,6 +100,7 @@ def _runners(options: argparse.Namespace) -> dict[str, Callable[[], Report]]:
     return {
         "core": lambda: core.run(opened(), options.libraries, quick=quick),
         "stages": lambda: stages.run(opened(), quick=quick),
+        "sample_losses": lambda: sample_losses.run(options.kernels, quick=quick),
         "mixed_sizes": lambda: mixed_sizes.run(opened(), quick=quick),
         "batch_sizes": lambda: batch_sizes.run(opened(), quick=quick),
         "never_seen": lambda: never_seen.run(opened(), options.kernels, quick=quick),

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = [
     "core",
     "stages",
+    "sample_losses",
     "mixed_sizes",
     "batch_sizes",
     "accuracy",

@@ -34,14 +34,14 @@ class Case:
 
 
 CASES = (
-    Case("1x4x64x64", 4, ((64, 64),) * _REQUESTS, seconds=2.0, least_ratio=2.0),
-    Case("1x4x256x256", 4, ((256, 256),) * _REQUESTS, seconds=3.5, least_ratio=5.0),
-    Case("1x19x256x256", 19, ((256, 256),) * _REQUESTS, seconds=6.0, least_ratio=5.0),
+    Case("1x4x64x64", 4, ((64, 64),) * _REQUESTS, seconds=1.5, least_ratio=2.0),
+    Case("1x4x256x256", 4, ((256, 256),) * _REQUESTS, seconds=2.5, least_ratio=5.0),
+    Case("1x19x256x256", 19, ((256, 256),) * _REQUESTS, seconds=4.5, least_ratio=5.0),
     Case(
         "mixed sizes, C=4",
         4,
         tuple((height, round(_PIXELS / height)) for height in _MIXED_HEIGHTS),
-        seconds=3.5,
+        seconds=2.5,
         least_ratio=3.0,
     ),
 )

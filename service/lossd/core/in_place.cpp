@@ -17,6 +17,7 @@
 namespace {
 
 constexpr int64_t TILE = 4096;
+constexpr int64_t ALONE = 16;  // tiles times depth that one thread does before others are awake
 constexpr int BLOCK = 128;
 constexpr int RUN = 64;  // pixels whose float32 sum is exact enough: equal terms round one way
 
@@ -504,7 +505,7 @@ void sums(const Sample* samples, int64_t count, int depth, float* region, float*
           float* floats, double* doubles, int threads) {
   const int64_t total = tile_count(samples, count);
   const int regions = REGION_SUMS * depth, pixels = PIXEL_SUMS * Family::labels(depth);
-#pragma omp parallel num_threads(threads) if (total > 1)
+#pragma omp parallel num_threads(threads) if (total * depth > ALONE)
   {
     float* e = floats + (int64_t)omp_get_thread_num() * 2 * depth * BLOCK;
     float* x = e + (int64_t)depth * BLOCK;
@@ -580,7 +581,7 @@ void over_tiles(const Sample* samples, int64_t count, int depth, const float* re
                 Work work) {
   const int64_t total = tile_count(samples, count);
   const int regions = REGION_SUMS * depth, pixels = PIXEL_SUMS * Family::labels(depth);
-#pragma omp parallel num_threads(threads) if (total > 1)
+#pragma omp parallel num_threads(threads) if (total * depth > ALONE)
   {
     float* e = floats + (int64_t)omp_get_thread_num() * 2 * depth * BLOCK;
     float* x = e + (int64_t)depth * BLOCK;

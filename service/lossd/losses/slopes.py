@@ -11,6 +11,8 @@ from torch.nn import functional
 from lossd.losses.mask_sample import MaskSample
 from lossd.losses.sums import elementwise
 
+_UNDERFLOW = 1e-290
+
 
 class Slopes:
     r"""Derivatives with respect to each class's own score, the others held fixed, added up.
@@ -47,12 +49,12 @@ class Slopes:
         slopes = self._slopes.flatten(1)
         for strip in self._sample.strips():
             self._sample.checkpoint()
-            top, log_others = softmax.top[strip].long()[None], softmax.log_others[strip]
+            top = softmax.top[strip].long()[None]
+            log_miss = functional.logsigmoid(softmax.log_others[strip])
+            miss = log_miss.exp()
             own = slopes[:, strip].double()
             log_share = self._sample.scores_in(strip) - softmax.log_total[strip]
-            share = elementwise(torch.exp, log_share).scatter_(
-                0, top, torch.sigmoid(-log_others)[None]
-            )
+            share = elementwise(torch.exp, log_share).scatter_(0, top, (1.0 - miss)[None])
             of_top = own.gather(0, top)[0]
             others = (own / (1.0 - share).scatter_(0, top, 1.0)).scatter_(0, top, 0.0)
             # In the order of the classes, whatever the number of threads.
@@ -60,11 +62,13 @@ class Slopes:
             for one in others:
                 total += one
             # Share of each class in what the top one leaves, whose own 1 - p may underflow.
-            left = elementwise(torch.exp, log_share - functional.logsigmoid(log_others))
+            if bool(miss.min() < _UNDERFLOW):
+                left = elementwise(torch.exp, log_share - log_miss)
+            else:
+                left = share / miss
             found = own - share * (total - others) - left * of_top
-            slopes[:, strip] = found.scatter_(
-                0, top, (of_top - share.gather(0, top)[0] * total)[None]
-            )
+            found_of_top = of_top - (1.0 - miss) * total
+            slopes[:, strip] = found.scatter_(0, top, found_of_top[None])
         return self._slopes
 
 

@@ -405,7 +405,7 @@ class _Stretched(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_found: Tensor) -> Tensor:
         found, width = ctx.saved_tensors
-        slope = of_found / width
+        slope: Tensor = of_found / width
         of_largest = pixel_sum(slope * found)
         of_least = pixel_sum(slope) - of_largest
         for extreme, total in (0.0, of_least), (1.0, of_largest):
@@ -512,9 +512,10 @@ def _thinned(mask: Tensor) -> Tensor:
 
 def _widened(mask: Tensor) -> Tensor:
     """Maximum over the square of neighbours; beyond the border there is none."""
+    widened: Tensor = mask
     for axis in range(mask.ndim):
-        mask = _Extremum.apply(mask, (axis,), torch.maximum)  # type: ignore[no-untyped-call]
-    return mask
+        widened = _Extremum.apply(widened, (axis,), torch.maximum)  # type: ignore[no-untyped-call]
+    return widened
 
 
 class _Extremum(torch.autograd.Function):
