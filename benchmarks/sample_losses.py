@@ -71,7 +71,7 @@ def run(kernels: Kernels, *, quick: bool) -> Report:
         notes=[
             "plain: the same loss in float32 in plain torch, with scipy's distance transforms",
             "peak: of the process over what it held before, input excluded and answer included",
-            "again: with the distance maps of the target remembered",
+            "again: with the distance maps remembered",
         ],
         environment=environment(device, choose_mode(device) if kernels == "auto" else kernels),
     )

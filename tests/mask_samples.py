@@ -70,7 +70,7 @@ def value_of(name: str, scores: Tensor, target: Tensor, **more: Any) -> SampleVa
     options = loss.read_options(more, task=task, channels=len(scores), loc=())
     weights = getattr(options, "class_weights", None)
     with torch.no_grad():
-        sample = sample_of(scores, target, **fields, class_weights=weights)
+        sample = sample_of(scores.detach(), target, **fields, class_weights=weights)
         if not scores.requires_grad:
             return loss.value(sample, options)
         slopes = Slopes(sample, torch.float64)

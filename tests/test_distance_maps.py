@@ -58,11 +58,17 @@ def test_the_distance_to_the_edge_is_that_of_either_side(
     for mask in random_masks(shape):
         mask.view(-1)[1] = True
         want = distance_to(~mask.numpy(), sampling) + distance_to(mask.numpy(), sampling)
-        for found in (
-            DistanceMaps().to_edge(mask, sampling),
-            DistanceMaps().to_edge_once(mask, sampling),
-        ):
-            np.testing.assert_allclose(found.numpy(), want, rtol=1e-13, atol=0)
+        found = DistanceMaps().to_edge(mask, sampling)
+        np.testing.assert_allclose(found.numpy(), want, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.5, 0.5)])
+def test_a_remembered_map_stays_as_it_is(spacing: tuple[float, float]) -> None:
+    maps, mask = DistanceMaps(), random_masks((9, 13))[1]
+    first = maps.to_edge(mask, spacing).clone()
+    for _ in range(3):
+        assert torch.equal(maps.to_edge(mask, spacing), first)
+    assert maps.hits == 3
 
 
 def test_objects_in_corners_and_lines_are_measured_to_all_sides() -> None:
@@ -77,13 +83,6 @@ def test_objects_in_corners_and_lines_are_measured_to_all_sides() -> None:
         mask[slice(*rows), slice(*columns)] = True
         want = distance_to(~mask.numpy(), (1.0, 1.0))
         np.testing.assert_allclose(DistanceMaps().to_background(mask, (1.0, 1.0)), want)
-
-
-def test_a_prediction_is_not_remembered() -> None:
-    maps = DistanceMaps(budget_bytes=2**20)
-    for _ in range(2):
-        maps.to_edge_once(random_masks((9, 13))[1], (1.0, 1.0))
-    assert (maps.hits, maps.misses) == (0, 0)
 
 
 def test_small_steps_give_the_same_distances(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,11 @@ def test_a_malformed_form_is_400(app_client: Caller) -> None:
 # -- 404, 405, 413, 415 ---------------------------------------------------------------------------
 
 
+def test_an_unknown_context_is_404_and_named(app_client: Caller) -> None:
+    told = problem(app_client.get("/v1/qa/contexts/nowhere"), 404, "context_not_found")
+    assert "nowhere" in told["detail"]
+
+
 def test_an_unknown_ref_is_404_and_named_with_its_input(app_client: Caller) -> None:
     answer = app_client.evaluate(document(logits={"ref": "no such"}))
     told = problem(answer, 404, "unknown_ref")

@@ -54,10 +54,6 @@ class DistanceMaps:
         """
         return self._remembered("edge", mask, spacing, _squared_to_edge)
 
-    def to_edge_once(self, mask: Tensor, spacing: Sequence[float]) -> Tensor:
-        """The same of a mask that will not come again, such as a prediction: not remembered."""
-        return _root(_squared_to_edge(mask, spacing), spacing)
-
     def to_background(self, mask: Tensor, spacing: Sequence[float]) -> Tensor:
         """Distance of every true pixel to the nearest false one, 0 at false pixels.
 
@@ -119,7 +115,8 @@ def _squared_to_background(mask: Tensor, spacing: Sequence[float]) -> Tensor:
 
 
 def _root(squared: Tensor, spacing: Sequence[float]) -> Tensor:
-    distance = squared.double().sqrt_()
+    # Not in place where it is float64 already: that is the map which is remembered.
+    distance = squared.to(torch.float64, copy=True).sqrt_()
     return distance.mul_(spacing[0]) if _is_isotropic(spacing) else distance
 
 

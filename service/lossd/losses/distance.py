@@ -154,7 +154,7 @@ def hausdorff_dt(
     if _has_edge(one.object):
         distance += _power(one.distances.to_edge(one.object, one.spacing), alpha)
     if not one_sided and _has_edge(one.predicted):
-        distance += _power(one.distances.to_edge_once(one.predicted, one.spacing), alpha)
+        distance += _power(one.distances.to_edge(one.predicted, one.spacing), alpha)
     terms = distance * one.error.square()
     return _share_of_logarithm(one, terms) if log else terms
 

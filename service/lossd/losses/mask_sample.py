@@ -42,9 +42,6 @@ class Distances(Protocol):
             `[*S]` float64, on the mask's device.
         """
 
-    def to_edge_once(self, mask: Tensor, spacing: Sequence[float]) -> Tensor:
-        """The same of a mask that will not come again, such as a prediction: not remembered."""
-
     def to_background(self, mask: Tensor, spacing: Sequence[float]) -> Tensor:
         """Distance of every true pixel to the nearest false one, 0 at false pixels.
 

@@ -71,7 +71,7 @@ def suspicions(sub_scores: Scores, among: Centres) -> Scores:
         `[N]`, in `[-4·K, 8·K]`.
 
     Example:
-        >>> suspicions(np.array([[2.0], [3.4826], [99.0]]), Centres((2.0,), (1.4826,), 3)).tolist()
+        >>> suspicions(np.array([[2.0], [2.5], [99.0]]), Centres((2.0,), (0.5,), 3)).tolist()
         [0.0, 1.0, 8.0]
     """
     total = np.zeros(len(sub_scores))
