@@ -39,6 +39,7 @@ _SHAPES: Final[tuple[jobs.Shape, ...]] = (
     (1, 19, 1024, 2048),
 )
 _QUICK_SHAPES: Final[tuple[jobs.Shape, ...]] = ((1, 4, 64, 64),)
+_QUICK_CASES: Final = 3
 _BUDGET_S: Final = 4.0
 
 
@@ -60,6 +61,8 @@ def run(kernels: Kernels, *, quick: bool) -> Report:
         for name, loss in LOSSES.items()
         if isinstance(loss, SampleLoss) and "multiclass" in loss.tasks
     ]
+    if quick:
+        cases = cases[:_QUICK_CASES]
     processes = multiprocessing.get_context("spawn")
     with processes.Pool(1, maxtasksperchild=1) as pool:
         rows: list[Row] = pool.map(_row, cases, chunksize=1)
