@@ -10,13 +10,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from structlog.testing import capture_logs
 
-from lossd import metrics, tensor_calls
 from lossd.keys import add_key
 from lossd.protocols.files import Budget
 from lossd.protocols.json_body import Sources, read_json
-from lossd.tensors import TensorStore
 from lossd_client.errors import TooLargeError
 from lossd_client.wire import JSON, SAFETENSORS, Array, decode_safetensors, decode_tensor
 from service_fixture import (
@@ -31,7 +28,6 @@ from service_fixture import (
     safetensors,
     serving,
     tensor,
-    wait_until,
 )
 
 RNG = np.random.default_rng(3)
@@ -185,32 +181,6 @@ def test_over_the_budget_the_oldest_ref_is_unknown(tmp_path: Path) -> None:
         refs = [ref_of(running.client, np.full(400 << 10, fill, np.uint8)) for fill in range(3)]
         found = [running.client.get(f"/v1/tensors/{ref}").status_code for ref in refs]
         assert found == [404, 200, 200]
-
-
-def test_what_nobody_uses_goes_though_no_call_comes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tensor_calls, "SWEEP_EVERY_S", 0.01)
-    with serving(cache_dir=tmp_path, tensor_ttl_s=0.05) as running:
-        gone = metrics.TENSOR_EVICTIONS.labels("ttl")._value  # noqa: SLF001 - shown nowhere else
-        before = gone.get()
-        ref_of(running.client, RNG.normal(size=9))
-        wait_until(lambda: gone.get() == before + 1)
-
-
-def test_a_sweep_that_has_ended_is_told_and_nothing_else_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tensor_calls, "SWEEP_EVERY_S", 0.01)
-
-    def fail(_: TensorStore) -> None:
-        msg = "no sweep"
-        raise RuntimeError(msg)
-
-    monkeypatch.setattr(TensorStore, "expire", fail)
-    with capture_logs() as said, serving(cache_dir=tmp_path) as running:
-        wait_until(lambda: any(one["event"] == "tensor_sweep_failed" for one in said))
-        ref_of(running.client, RNG.normal(size=9))
 
 
 def test_the_limits_say_what_one_may_keep(tmp_path: Path) -> None:

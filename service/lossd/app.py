@@ -41,7 +41,8 @@ from lossd.receiving import CODINGS, Arrivals
 from lossd.requests import KeptTensors, answer_evaluation
 from lossd.sending import PartsResponse
 from lossd.settings import Settings
-from lossd.tensor_calls import describe_kept, forget_tensor, give_tensor, keep_tensors, swept
+from lossd.sweeping import swept
+from lossd.tensor_calls import describe_kept, forget_tensor, give_tensor, keep_tensors
 from lossd.tensors import TensorStore
 from lossd_client.errors import (
     LossdError,
@@ -77,11 +78,12 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         KeysError: the settings name a keys file that cannot be read.
     """
     kept = _kept_tensors(settings, engine)
+    contexts = ContextStore(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        async with watched_event_loop(), swept(kept.store):
+        async with watched_event_loop(), swept(kept.store, contexts):
             yield
             engine.drain()
             ended = await anyio.to_thread.run_sync(engine.join)
@@ -104,7 +106,6 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_exception_handler(HTTPException, answer_problem)  # anything else: see Accounting
     _add_evaluation(app, settings, engine, kept)
     _add_tensors(app, settings, kept.store)
-    contexts = ContextStore(settings)
     _add_qa_scores(app, settings, engine, kept.store, contexts)
     _add_qa_contexts(app, settings, kept.store, contexts)
     _add_catalogue(app)

@@ -56,6 +56,8 @@ _LINGER_S: Final = 2.0
 _SLICE_BYTES: Final = 512 << 10
 _SLOW_READER: Final = "slow_reader"
 _TELL_EVERY_S: Final = 0.05
+_IDS: Final = random.Random()  # noqa: S311 - of ids, no secrets
+"""Of its own: nobody who seeds Python's common one makes ids come again."""
 
 
 def http_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
@@ -405,8 +407,8 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
 def new_request_id() -> str:
     """An id that no other request has: 32 hexadecimal digits."""
-    # Not uuid4, which asks the system for every one: no secret depends on it.
-    return f"{random.getrandbits(128):032x}"
+    # Not uuid4, which asks the system for every one.
+    return f"{_IDS.getrandbits(128):032x}"
 
 
 def _refusal(error: LossdError, headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -20,14 +20,8 @@ from lossd.protocols.files import Budget
 from lossd.protocols.json_body import Inputs, Sources
 from lossd.protocols.kept import read_tensors
 from lossd.protocols.qa_answers import write_scores
-from lossd.protocols.qa_inputs import (
-    Scoring,
-    build_scoring,
-    read_context_tensors,
-    read_score_request,
-    read_suspicion_request,
-    sub_scores_of,
-)
+from lossd.protocols.qa_inputs import Scoring, build_scoring, read_score_request
+from lossd.protocols.qa_tables import read_context_tensors, read_suspicion_request, sub_scores_of
 from lossd.qa.contexts import Context, ContextStore, make_context
 from lossd.qa.judging import Document, Evidence, Judge, Judgement
 from lossd.qa.observation import OBSERVED

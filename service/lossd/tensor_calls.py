@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import orjson
-import structlog
 from starlette.requests import Request
 
 from lossd.offload import decode, offload
@@ -20,10 +17,6 @@ from lossd.receiving import body_kind, received_body
 from lossd.settings import Settings
 from lossd.tensors import Finder, Kept, TensorStore
 from lossd_client.wire import JSON, SAFETENSORS, encode_safetensors, encode_tensor
-
-log = structlog.get_logger(__name__)
-
-SWEEP_EVERY_S = 30.0
 
 
 async def keep_tensors(
@@ -93,27 +86,3 @@ def forget_tensor(request: Request, store: TensorStore, ref: str) -> None:
 
 def _refuse(ref: str) -> NoReturn:
     raise unknown_ref(ref, ("path", "ref"))
-
-
-@contextlib.asynccontextmanager
-async def swept(store: TensorStore) -> AsyncIterator[None]:
-    """Drops what nobody uses while the context is open, also when no call comes."""
-    sweep = asyncio.create_task(_sweep(store), name="tensor sweep")
-    sweep.add_done_callback(_tell)
-    try:
-        yield
-    finally:
-        sweep.cancel()
-        await asyncio.wait([sweep])
-
-
-async def _sweep(store: TensorStore) -> None:
-    while True:
-        await asyncio.sleep(SWEEP_EVERY_S)
-        store.expire()
-
-
-def _tell(sweep: asyncio.Task[None]) -> None:
-    """Says that nothing is swept any more, unless that was asked for: the service does go on."""
-    if not sweep.cancelled():
-        log.error("tensor_sweep_failed", exc_info=sweep.exception())

@@ -155,11 +155,11 @@ class Cohort:
         if len(head.rows) < len(self._samples):
             return self._view(torch.tensor(head.rows), head.round)
         if head.round not in self._views:
-            self._views[head.round] = self._view(slice(None), head.round)
+            self._views[head.round] = self._view(None, head.round)
         view = self._views[head.round]
         return replace(view, region=replace(view.region))  # it notes what is empty for one head
 
-    def _view(self, rows: slice | Tensor, number: int) -> Sums:
+    def _view(self, rows: Tensor | None, number: int) -> Sums:
         pixels = _rows(self._pixels, rows)
         return Sums(
             task=self._task,
@@ -168,7 +168,7 @@ class Cohort:
             pixels=pixels,
         )
 
-    def _pixel_sums(self, rows: slice | Tensor, number: int) -> PixelSums:
+    def _pixel_sums(self, rows: Tensor | None, number: int) -> PixelSums:
         pixel = self._labels(_rows(self._pixel[0], rows)).unbind(1)
         focused = pixel if number == 0 else self._labels(_rows(self._pixel[number], rows)).unbind(1)
         unmade = torch.zeros_like(pixel[0])
@@ -196,7 +196,7 @@ class Cohort:
         """Sums per label `[B, S, G, L]`; of multiclass channel rows, those of the label on."""
         return pixel[..., 1].unsqueeze(2) if self._channel_rows else pixel
 
-    def _label_counts(self, rows: slice | Tensor) -> Tensor:
+    def _label_counts(self, rows: Tensor | None) -> Tensor:
         """Pixels of each label, `[B, G, L]`: of each class, or off and on of each channel."""
         on = _rows(self._region.detach(), rows)[:, v.TARGET]
         if self._task == "multiclass":
@@ -294,9 +294,9 @@ class Cohort:
         return slice(first, first + member.job.samples)
 
 
-def _rows(values: Tensor, rows: slice | Tensor) -> Tensor:
-    """Some rows of a table; the table itself if they are all, one step less for autograd."""
-    return values if isinstance(rows, slice) else values[rows]
+def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
+    """Rows of a table; of None the table itself, which is one step less for autograd."""
+    return values if rows is None else values[rows]
 
 
 def _weighted(value: Tensor, uses: Sequence[Use]) -> Tensor:

@@ -26,14 +26,14 @@ enum RegionSum { TARGET, FALSE_NEGATIVE, FALSE_POSITIVE, ERROR_INSIDE, ERROR_OUT
                  TARGET_SQUARED, REGION_SUMS };
 enum PixelSum { WEIGHT, CROSS_ENTROPY, FOCAL, SURPRISE, PIXEL_SUMS };
 
-// The order of DTYPES in native.py.
+// The order of DTYPES in in_place.py.
 enum Dtype : int32_t { FLOAT32, FLOAT16, BFLOAT16, INT8, INT16, INT32 };
 
 }  // namespace
 
 extern "C" {
 
-// One sample: G groups of depth D, see tiles.py. Mirrored by SAMPLE in native.py.
+// One sample: G groups of depth D, see tiles.py. Mirrored by SAMPLE in in_place.py.
 struct Sample {
   const void* logits;   // [G, D, P]
   const void* target;   // labels [P], or [G, P] of values, -1 where a pixel does not count

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lossd.core import vocabulary as v
 from lossd.core.tiles import Sample
+from lossd_client.qa_wire import BYTE_CLASSES, LEVELS
 
 SOURCE: Final = Path(__file__).with_suffix(".cpp")
 _FLAGS: Final = (
@@ -59,7 +60,6 @@ _TARGETS: Final[dict[Family, tuple[torch.dtype, ...]]] = {
     "softmax_labels": (torch.int8, torch.int16, torch.int32),
     "sigmoid": (torch.int8, torch.float32),
 }
-_BYTE_CLASSES, _LEVELS = 256, 256
 Array = np.ndarray[Any, Any]
 
 SAMPLE: Final = np.dtype(
@@ -95,6 +95,7 @@ class Lot:
     """A row of `SAMPLE` for each."""
     depth: int
     tiles: int
+    """Of all samples, and so are the logits."""
     logits: int
     kept: list[Tensor]
     """The memory that the table points to."""
@@ -241,8 +242,8 @@ class InPlace:
         table["logits_dtype"], table["target_dtype"] = DTYPES[logits.dtype], DTYPES[labels.dtype]
         loss = np.empty(pixels, np.float32)
         levels, margin = np.empty(pixels, np.uint8), np.empty(pixels, np.uint8)
-        predicted = np.empty(pixels, np.uint8 if classes <= _BYTE_CLASSES else np.int16)
-        counts = np.zeros((threads, classes + 1, _LEVELS), np.int32)
+        predicted = np.empty(pixels, np.uint8 if classes <= BYTE_CLASSES else np.int16)
+        counts = np.zeros((threads, classes + 1, LEVELS), np.int32)
         outputs = (loss, levels, predicted, margin, counts)
         seen = np.array([one.ctypes.data for one in outputs], np.uint64)
         floats = np.empty((threads, 2, classes, self._block_pixels), np.float32)

@@ -19,6 +19,7 @@ from lossd.losses.docstring import docstring_arguments
 from lossd.losses.kinds import Kind
 from lossd.losses.options import Check, Options
 from lossd.losses.sums import Task
+from lossd.repeated import text_of
 from lossd_client.errors import FieldError, InvalidParameterError, UnknownLossError
 
 Function = Callable[..., Tensor]
@@ -27,7 +28,6 @@ _SHOWN_CHARACTERS = 40
 """How much of a wrong value an error repeats."""
 
 
-_KEPT_TEXT_BYTES = 1024
 _MOST_KEPT_OPTIONS = 1024
 _KEPT_OPTIONS: dict[tuple[str, bytes, Task, int], Options] = {}
 """Callers ask for the same again and again: options by loss, JSON text, task and channels."""
@@ -68,16 +68,13 @@ class Loss(ABC):
             InvalidParameterError: a parameter is unknown, of the wrong type or out of range, or
                 the loss does not take this task.
         """
-        try:
-            text = orjson.dumps(given)
-        except TypeError:  # of Python's own, not of JSON
-            return self._read_options(given, task, channels, loc)
-        if len(text) > _KEPT_TEXT_BYTES or b"null" in text:
+        text = text_of(given)
+        if text is None:
             return self._read_options(given, task, channels, loc)
         key = self.name, text, task, channels
         options = _KEPT_OPTIONS.get(key)
         if options is None:
-            options = self._read_options(given, task, channels, loc)
+            options = self._read_options(orjson.loads(text), task, channels, loc)
             if len(_KEPT_OPTIONS) >= _MOST_KEPT_OPTIONS:
                 _KEPT_OPTIONS.clear()
             _KEPT_OPTIONS[key] = options

@@ -22,13 +22,13 @@ from lossd.protocols.arrays import SHOWN_CHARACTERS, RequestLimits, refuse
 from lossd.protocols.json_body import Inputs
 from lossd.protocols.pixel_inputs import build_pixel_job
 from lossd.protocols.row_inputs import build_row_job
+from lossd.repeated import text_of
 from lossd_client.errors import FieldError, InvalidInputError
 from lossd_client.wire import EvaluateRequest
 
 __all__ = ["RequestLimits", "build_job", "read_document", "read_request"]
 
 _MAX_ERRORS = 32
-_KEPT_TEXT_BYTES = 4096
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,15 +61,8 @@ def read_document(model: type[M], document: Mapping[str, Any]) -> M:
 
 
 def _validated(model: type[M], document: Mapping[str, Any]) -> M:
-    """Callers send the same document again and again; it is validated once."""
-    try:
-        text = orjson.dumps(document)
-    except TypeError:  # of Python's own, not of JSON
-        return model.model_validate(document)
-    # What JSON has no word for is null in the text, and would be refused as that.
-    if len(text) > _KEPT_TEXT_BYTES or b"null" in text:
-        return model.model_validate(document)
-    return cast("M", _of_text(model, text))
+    text = text_of(document)
+    return model.model_validate(document) if text is None else cast("M", _of_text(model, text))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -30,26 +30,19 @@ from lossd.protocols.observations import logits_that_look_like_probabilities, un
 from lossd.protocols.targets import Labels, read_labels
 from lossd.qa.contexts import Context
 from lossd.qa.judging import Evidence
-from lossd.qa.levels import Counts
 from lossd.qa.observation import histogram
-from lossd.qa.suspicion import Scores
 from lossd_client.errors import FieldError, LabelOutOfRangeError
 from lossd_client.qa_wire import (
     BYTE_CLASSES,
     EVIDENCE,
-    HISTOGRAM,
-    LEVELS,
     LOSS_LEVELS,
     MARGIN,
     MAX_CLASSES,
     PREDICTED,
     PREDICTION,
-    SUB_SCORES,
-    SUB_SCORES_TENSOR,
     TARGET,
     ImageNote,
     ScoreRequest,
-    SuspicionRequest,
 )
 from lossd_client.wire import Array, Json
 
@@ -57,8 +50,6 @@ _IMAGE_AXES = 2
 _BATCH_AXES = 3  # of labels: samples, rows, columns
 _BYTE_MAX = 255
 _TWO_CLASSES = 2
-_MAX_PIXELS = 2**53
-"""Counts below it are exact in float64."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +88,6 @@ def read_score_request(document: Mapping[str, Json]) -> ScoreRequest:
         InvalidInputError: a field is missing, unknown or out of range.
     """
     return read_document(ScoreRequest, document)
-
-
-def read_suspicion_request(document: Mapping[str, Json]) -> SuspicionRequest:
-    """The document of a request for suspicions, validated.
-
-    Raises:
-        InvalidInputError: a field is missing, unknown or out of range.
-    """
-    return read_document(SuspicionRequest, document)
 
 
 def build_scoring(
@@ -343,79 +325,3 @@ def _observed(
                 looks, _, _ = warning.partition(";")
                 yield f"{looks}; say prediction_kind probabilities"
         yield from undeclared_void(flat, classes, asked.ignore_index)
-
-
-# -- contexts -------------------------------------------------------------------------------------
-
-
-def read_context_tensors(tensors: Mapping[str, Array]) -> tuple[Counts, Scores | None]:
-    """Histogram and sub-scores of a context that is to be kept.
-
-    Raises:
-        InvalidInputError: a tensor is missing, unknown, of a wrong shape or out of range.
-    """
-    check_names(tensors, (HISTOGRAM, SUB_SCORES_TENSOR), ("tensors",))
-    if HISTOGRAM not in tensors:
-        refuse(("tensors", HISTOGRAM), f"{HISTOGRAM} is missing")
-    loc: Loc = ("tensors", HISTOGRAM)
-    counts = _table(native(tensors[HISTOGRAM], loc), LEVELS, loc)
-    if not is_integer(counts):
-        refuse(loc, f"dtype {counts.dtype.name}: counts are integers")
-    if not _TWO_CLASSES <= len(counts) <= MAX_CLASSES:
-        refuse(loc, f"{len(counts)} classes; there are 2 to {MAX_CLASSES}")
-    wrong = counts < 0
-    if bool(wrong.any()):
-        where = first_index(wrong)
-        refuse(loc, f"{HISTOGRAM}{where} is {counts[tuple(where)]}; counts are at least 0")
-    if float(counts.sum(dtype=np.float64)) >= _MAX_PIXELS:
-        refuse(loc, "counts more than 2^53 pixels")
-    sub_scores = tensors.get(SUB_SCORES_TENSOR)
-    read = None
-    if sub_scores is not None:
-        read = read_sub_scores(sub_scores, ("tensors", SUB_SCORES_TENSOR))
-    return counts.astype(np.int64), read
-
-
-def read_sub_scores(array: Array, loc: Loc) -> Scores:
-    """Sub-scores `[N, 3]` of images in float64.
-
-    Raises:
-        InvalidInputError: the shape is another, there is no image, or a number is negative or not
-            finite; NaN is taken in `boundary_loss` alone.
-    """
-    values = _table(native(array, loc), len(SUB_SCORES), loc).astype(np.float64)
-    if not len(values):
-        refuse(loc, "holds no image")
-    wrong = ~(np.isfinite(values) & (values >= 0))
-    boundary = SUB_SCORES.index("boundary_loss")
-    wrong[:, boundary] &= ~np.isnan(values[:, boundary])
-    if bool(wrong.any()):
-        where = first_index(wrong)
-        refuse(
-            loc,
-            f"{loc[-1]}{where} is {values[tuple(where)]}; sub-scores are finite and at least 0, "
-            "NaN only for a boundary_loss that an image does not have",
-        )
-    return values
-
-
-def sub_scores_of(inputs: Inputs) -> Scores:
-    """Sub-scores of a request for suspicions.
-
-    Raises:
-        InvalidInputError: they are missing, or of a wrong shape or range, or there is more.
-    """
-    if len(inputs) != 1:
-        refuse(("inputs",), f"one object with {SUB_SCORES_TENSOR} is taken, got {len(inputs)}")
-    check_names(inputs[0], (SUB_SCORES_TENSOR,), ("inputs",))
-    if SUB_SCORES_TENSOR not in inputs[0]:
-        refuse(("inputs", SUB_SCORES_TENSOR), f"{SUB_SCORES_TENSOR} is missing")
-    return read_sub_scores(inputs[0][SUB_SCORES_TENSOR], ("inputs", SUB_SCORES_TENSOR))
-
-
-def _table(array: Array, columns: int, loc: Loc) -> Array:
-    """The array `[rows, columns]`; a form's file has a sample axis before."""
-    table = array[0] if array.ndim == _BATCH_AXES and len(array) == 1 else array
-    if table.ndim != _IMAGE_AXES or table.shape[1] != columns:
-        refuse(loc, f"shape {list(array.shape)}, expected [rows, {columns}]")
-    return table

@@ -121,15 +121,14 @@ class ContextStore:
             raise TooLargeError(f"{msg}{self._budget_bytes}")
         with self._lock:
             self._expire()
-            share = self._shares.setdefault(caller.name, _Share())
+            share = self._shares.get(caller.name, _Share())
             was_there = context.name in share.entries
             if was_there:
                 self._drop(caller.name, context.name)
-                share = self._shares.setdefault(caller.name, _Share())
             while share.nbytes + context.nbytes > self._budget_bytes:
                 self._drop(caller.name, next(iter(share.entries)))
-                share = self._shares.setdefault(caller.name, _Share())
                 metrics.QA_CONTEXT_EVICTIONS.labels("budget").inc()
+            self._shares[caller.name] = share  # it went with its last context
             share.entries[context.name] = _Entry(context, self._clock())
             share.nbytes += context.nbytes
             metrics.QA_CONTEXTS.inc()
@@ -163,7 +162,7 @@ class ContextStore:
         return self._ttl_s
 
     def expire(self) -> None:
-        """Drops what has not been used for too long; otherwise the next call does."""
+        """Drops what has not been used for too long."""
         with self._lock:
             self._expire()
 

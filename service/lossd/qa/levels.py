@@ -17,9 +17,6 @@ from lossd_client.qa_wire import LEVELS, LEVELS_PER_NAT
 Table = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-WORST_SHARE = 0.003
-"""Of an image's pixels, what its worst ones are: measured best of 0.1 to 5 %."""
-
 
 def worst_count(pixels: int) -> int:
     """How many of an image's pixels are its worst ones.
@@ -28,7 +25,7 @@ def worst_count(pixels: int) -> int:
         pixels: those that count, at least 1.
 
     Returns:
-        `max(1, ceil(0.003 · pixels))`.
+        `max(1, ceil(0.003 · pixels))`: of shares from 0.1 to 5 % this one found most.
 
     Example:
         >>> worst_count(1), worst_count(1000), worst_count(1001)
