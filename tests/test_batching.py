@@ -1,5 +1,6 @@
 """The queue, with a clock of the test's own."""
 
+import threading
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -79,6 +80,25 @@ def test_what_waits_together_runs_together_in_order(queue: Queue) -> None:
     for job in "abcd":
         queue.put(job)
     assert queue.take() == (list("abcd"), "idle")
+
+
+def test_what_comes_in_one_moment_is_shown_to_an_engine_that_waits_at_once() -> None:
+    batcher: Batcher[str, str] = Batcher(LIMITS)
+    taken: list[list[str]] = []
+
+    def engine() -> None:
+        batch = batcher.next_batch(wait_s=30)
+        taken.append([] if batch is None else [ticket.job for ticket in batch.tickets])
+
+    thread = threading.Thread(target=engine)
+    thread.start()
+    for job in ("one", "two", "three"):
+        batcher.submit(job, group="a", samples=1, nbytes=1, timeout_s=60, wake="later")
+        thread.join(0.05)  # time in which an engine that was woken would take it
+    assert thread.is_alive()
+    batcher.wake()
+    thread.join(30)
+    assert taken == [["one", "two", "three"]]
 
 
 def test_a_batch_stops_at_its_samples(queue: Queue) -> None:

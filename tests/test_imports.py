@@ -49,7 +49,7 @@ LAYERS = [
     },
     {"receiving", "sending", "http_protocol", "offload", "result", "device_logits"},
     {"problems"},
-    {"requests"},
+    {"requests", "shortcut"},
     {"tensor_calls", "qa_calls", "sweeping", "gauges", "access", "metering", "accounting"},
     {"evaluator"},
     {"in_process"},

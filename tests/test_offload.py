@@ -3,8 +3,12 @@
 import asyncio
 import threading
 
+import pytest
+
 from lossd import offload
 from lossd.callers import Caller
+from lossd.settings import Settings
+from lossd_client.wire import JSON, MULTIPART, SAFETENSORS
 
 LARGE = 1 << 20
 
@@ -43,3 +47,25 @@ def test_what_is_small_needs_no_thread() -> None:
     here = threading.get_ident()
     where = asyncio.run(offload.offload(Caller(name="a"), 10, threading.get_ident))
     assert where == here
+
+
+@pytest.mark.parametrize(
+    ("kind", "head_bytes", "nbytes", "inline"),
+    [
+        (JSON, 0, 1000, True),
+        (JSON, 0, 1 << 17, False),
+        (MULTIPART, 0, 1000, False),
+        (SAFETENSORS, 400, 1 << 19, True),
+        (SAFETENSORS, 1 << 17, 1 << 19, False),  # its document is long
+        (SAFETENSORS, 400, 1 << 20, False),
+    ],
+)
+def test_a_body_is_read_in_a_thread_if_that_takes_long(
+    kind: str, head_bytes: int, nbytes: int, *, inline: bool
+) -> None:
+    body = head_bytes.to_bytes(8, "little") + bytes(nbytes - 8)
+    here = threading.get_ident()
+    decoding = offload.decode(
+        Caller(name="a"), body, kind, Settings(), lambda _: threading.get_ident()
+    )
+    assert (asyncio.run(decoding) == here) == inline

@@ -23,6 +23,7 @@ from lossd_client._tensors import JsonTensor, TensorLike, json_tensor, to_array
 from lossd_client._version import __version__
 from lossd_client.errors import LossdError, MalformedBodyError, ServiceError, error_from_problem
 from lossd_client.wire import (
+    EVALUATE_PATH,
     JSON,
     REQUEST_ID_HEADER,
     SAFETENSORS,
@@ -148,7 +149,7 @@ def evaluate_request(
             tensors.
     """
     objects = _input_objects(tensors, inputs)
-    request = tensors_request("POST", "/v1/evaluate", objects, _fields(losses, options))
+    request = tensors_request("POST", EVALUATE_PATH, objects, _fields(losses, options))
     headers = dict(request.headers)
     if request_id is not None:
         if not _VISIBLE_ASCII.fullmatch(request_id):

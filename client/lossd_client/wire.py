@@ -46,6 +46,7 @@ OCTET_STREAM = "application/octet-stream"
 MULTIPART = "multipart/form-data"
 PROBLEM = "application/problem+json"
 
+EVALUATE_PATH = "/v1/evaluate"
 REQUEST_ID_HEADER = "X-Request-ID"
 
 SAFETENSORS_CODES: dict[str, str] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio.to_thread
@@ -41,6 +41,7 @@ from lossd.receiving import CODINGS, Arrivals
 from lossd.requests import KeptTensors, answer_evaluation
 from lossd.sending import PartsResponse
 from lossd.settings import Settings
+from lossd.shortcut import Shortcut
 from lossd.sweeping import swept
 from lossd.tensor_calls import describe_kept, forget_tensor, give_tensor, keep_tensors
 from lossd.tensors import TensorStore
@@ -50,6 +51,7 @@ from lossd_client.errors import (
 )
 from lossd_client.qa_wire import CONTEXTS_PATH, SCORE_PATH, SUSPICION_PATH
 from lossd_client.wire import (
+    EVALUATE_PATH,
     JSON,
     MULTIPART,
     OCTET_STREAM,
@@ -57,18 +59,6 @@ from lossd_client.wire import (
 )
 
 log = structlog.get_logger(__name__)
-
-
-class _DirectRoute(APIRoute):
-    """A route whose endpoint takes the request and nothing else.
-
-    What FastAPI does to find out parameters takes as long as reading a small body.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint itself."""
-        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return endpoint
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
@@ -97,6 +87,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         lifespan=lifespan,
     )
     quotas = Quotas(settings.default_allowance())
+    shortcuts: dict[tuple[str, str], APIRoute] = {}
+    app.add_middleware(Shortcut, routes=shortcuts)
     app.add_middleware(Metering, quotas=quotas, max_body_bytes=settings.max_body_mib << 20)
     # A single body of the largest size must always find room.
     app.state.arrivals = Arrivals(max(settings.max_arriving_mib, settings.max_body_mib) << 20)
@@ -104,7 +96,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_middleware(Accounting, tracing=engine.tracing)  # around the others: it answers, too
     app.add_exception_handler(LossdError, answer_problem)
     app.add_exception_handler(HTTPException, answer_problem)  # anything else: see Accounting
-    _add_evaluation(app, settings, engine, kept)
+    shortcuts["POST", EVALUATE_PATH] = _add_evaluation(app, settings, engine, kept)
     _add_tensors(app, settings, kept.store)
     _add_qa_scores(app, settings, engine, kept.store, contexts)
     _add_qa_contexts(app, settings, kept.store, contexts)
@@ -128,7 +120,9 @@ def _add_access(app: FastAPI, settings: Settings) -> None:
         )
 
 
-def _add_evaluation(app: FastAPI, settings: Settings, engine: Engine, kept: KeptTensors) -> None:
+def _add_evaluation(
+    app: FastAPI, settings: Settings, engine: Engine, kept: KeptTensors
+) -> APIRoute:
     async def evaluate(request: Request) -> Response:
         """Losses, gradients, maps and statistics of the samples in the body."""
         written = await answer_evaluation(request, engine, settings, kept)
@@ -137,14 +131,15 @@ def _add_evaluation(app: FastAPI, settings: Settings, engine: Engine, kept: Kept
             written.parts, written.media_type, {"Server-Timing": written.stages.header()}
         )
 
-    app.router.add_api_route(
-        "/v1/evaluate",
+    route = APIRoute(
+        EVALUATE_PATH,
         evaluate,
         methods=["POST"],
         openapi_extra=EVALUATE,
         response_class=Response,
-        route_class_override=_DirectRoute,
     )
+    app.router.routes.append(route)
+    return route
 
 
 def _add_tensors(app: FastAPI, settings: Settings, store: TensorStore) -> None:
@@ -240,7 +235,7 @@ def _add_operation(
             "device": engine.device_name,
             "state": engine.describe(),
             "catalogue": "/v1/losses",
-            "evaluate": "/v1/evaluate",
+            "evaluate": EVALUATE_PATH,
             "tensors": "/v1/tensors",
             "qa": SCORE_PATH,
             "limits": "/v1/limits",

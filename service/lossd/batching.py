@@ -46,6 +46,9 @@ Reason = Literal["idle", "full", "delay", "largest", "fair", "drain"]
 enough, it was the largest group, it was the turn of one of several keys or was kept short for
 others, or the service is shutting down."""
 
+Wake = Literal["now", "later"]
+"""When a job that was accepted is shown to an engine that waits: at once, or by `Batcher.wake`."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -122,6 +125,7 @@ class Batcher(Generic[J, A]):
         workload: Hashable = None,
         caller: Caller = ANONYMOUS,
         origin: Origin = NO_ORIGIN,
+        wake: Wake = "now",
     ) -> Ticket[J, A]:
         """Accepts a job; its ticket's `answer` is resolved exactly once.
 
@@ -134,6 +138,7 @@ class Batcher(Generic[J, A]):
             workload: jobs of equal workload take about as long for a byte.
             caller: whose it is.
             origin: what log lines and traces of its batch say of it.
+            wake: "later" if `wake` will be called in a moment, behind others that come now.
 
         Raises:
             QueueFullError: the queue holds as much as it may, all in all or of this caller.
@@ -163,8 +168,14 @@ class Batcher(Generic[J, A]):
             )
             key.put(ticket)
             self._load.add(ticket)
-            self._changed.notify()
+            if wake == "now":
+                self._changed.notify()
             return ticket
+
+    def wake(self) -> None:
+        """Shows an engine that waits what came."""
+        with self._changed:
+            self._changed.notify()
 
     def check_room(self, caller: Caller, *, nbytes: int) -> None:
         """Refuses early what `submit` would refuse; of what is not read yet only bytes are known.

@@ -25,7 +25,7 @@ import structlog
 import torch
 
 from lossd import metrics
-from lossd.batching import Batch, Batcher, Depth, Limits, Reason
+from lossd.batching import Batch, Batcher, Depth, Limits, Reason, Wake
 from lossd.callers import ANONYMOUS, Allowance, Caller
 from lossd.core.canary import canary_job, check_canary
 from lossd.core.compiled import KernelTable
@@ -170,8 +170,9 @@ class Engine:
         timeout_s: float,
         origin: Origin = NO_ORIGIN,
         caller: Caller = ANONYMOUS,
+        wake: Wake = "now",
     ) -> EngineTicket:
-        """Accepts a job.
+        """Accepts a job; with `wake` "later" the caller calls `wake` in a moment.
 
         Raises:
             NotReadyError: the engine is starting or has failed.
@@ -189,7 +190,12 @@ class Engine:
             timeout_s=timeout_s,
             caller=caller,
             origin=origin,
+            wake=wake,
         )
+
+    def wake(self) -> None:
+        """Lets the thread see what was accepted with `wake` "later"."""
+        self._batcher.wake()
 
     def check_room(self, caller: Caller, *, nbytes: int) -> None:
         """Refuses a request of which only the length is known, if it could not be accepted now.

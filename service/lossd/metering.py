@@ -14,9 +14,10 @@ from lossd.problems import answer_problem
 from lossd.quotas import WINDOW_S, Quota, Quotas, Standing, Usage, Work
 from lossd_client.errors import LossdError
 from lossd_client.qa_wire import CONTEXTS_PATH, SCORE_PATH, SUSPICION_PATH
+from lossd_client.wire import EVALUATE_PATH
 
 WORK: Final = {
-    ("POST", "/v1/evaluate"),
+    ("POST", EVALUATE_PATH),
     ("PUT", "/v1/tensors"),
     ("POST", SCORE_PATH),
     ("POST", SUSPICION_PATH),

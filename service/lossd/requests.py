@@ -156,7 +156,8 @@ async def _answer(
         return write_json(document, tensors, arrays=arrays, parts=len(job.parts))
 
     stages.begin("write")
-    nbytes = sum(array.nbytes for array in tensors.values())
+    # A safetensors file is its tensors as they lie and a short head.
+    nbytes = 0 if encoding == "safetensors" else sum(one.nbytes for one in tensors.values())
     parts = await offload(request.state.caller, nbytes, write)
     stages.end()
     metrics.SAMPLES.labels(request.state.caller.name).inc(job.samples)
@@ -211,7 +212,11 @@ async def compute(request: Request, engine: Engine, job: AnyJob, left_s: float) 
         ClientDisconnect: the client went away.
     """
     origin = Origin(request.state.request_id, request.state.trace)
-    ticket = engine.submit(job, timeout_s=left_s, origin=origin, caller=request.state.caller)
+    ticket = engine.submit(
+        job, timeout_s=left_s, origin=origin, caller=request.state.caller, wake="later"
+    )
+    # Behind the requests that came in the same moment: they will share a batch.
+    asyncio.get_running_loop().call_soon(engine.wake)
     answer = asyncio.wrap_future(ticket.answer)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
