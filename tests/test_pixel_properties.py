@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jobs import CASES, TASKS, Case, Core, case, make_job
+from lossd.core import confusion
 from lossd.losses import LOSSES, Loss, Task
 from lossd.losses.declare import TileLoss
 from lossd_client.wire import Array
@@ -336,3 +337,16 @@ def test_statistics_add_up(core: Core, one: Case) -> None:
         predicted, given = (logits > 0), (target.reshape(logits.shape) > 0.5)
     hits = ((predicted * given) * mask[:, None]).sum((2, 3))
     np.testing.assert_array_equal(found["hard_tp"], hits)
+
+
+@pytest.mark.parametrize("one", CASES, ids=lambda one: one.name)
+def test_counts_do_not_depend_on_strips(
+    core: Core, one: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job("dice", one.inputs, statistics=True, **one.fields)
+    at_once = core.tensors(job)
+    monkeypatch.setattr(confusion, "_STRIP_PIXELS", 4)
+    in_strips = core.tensors(job)
+    for count in ("tp", "fp", "fn", "tn"):
+        name = f"statistics/hard_{count}"
+        np.testing.assert_array_equal(in_strips[name], at_once[name])
