@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
@@ -11,8 +12,22 @@ from core_fixture import core as core  # noqa: PLC0414 - a fixture of every test
 from lossd import engine
 from service_fixture import Process, Served
 
-# Log lines of services in this process go where pytest captures them.
-structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
+# Log lines of services in this process go where pytest captures them; drawing the tensors of every
+# frame of a traceback would take seconds.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+)
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("lossd", deadline=None)
+hypothesis.settings.load_profile("lossd")
 
 
 @pytest.fixture(scope="session", autouse=True)

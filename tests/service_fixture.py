@@ -116,7 +116,7 @@ def _find_url(running: Process) -> bool:
     return False
 
 
-def wait_until(holds: Any, timeout_s: float = 10.0) -> None:
+def wait_until(holds: Any, timeout_s: float = 60.0) -> None:
     until = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < until, "it did not happen in time"

@@ -475,7 +475,7 @@ def test_company_does_not_overtake_keys_of_other_groups(shared: Shared) -> None:
     assert [shared.run(), shared.run(), shared.run()] == [["a"], ["c"], ["b"]]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     weights=st.lists(st.sampled_from([0.5, 1.0, 3.0, 10.0]), min_size=2, max_size=4),
     costs_s=st.lists(st.sampled_from([0.001, 0.005, 0.05, 0.3]), min_size=4, max_size=4),
@@ -759,7 +759,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert depth.nbytes == sum(t.nbytes for t in self.waiting)
 
 
-QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestQueueMachine = QueueMachine.TestCase
 
 
@@ -849,5 +849,5 @@ class SharedMachine(RuleBasedStateMachine):
         assert self.shared.batcher.depth().requests == 0
 
 
-SharedMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+SharedMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestSharedMachine = SharedMachine.TestCase

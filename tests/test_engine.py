@@ -83,7 +83,7 @@ class Gate:
 
 def test_a_job_is_answered_with_how_it_was_computed() -> None:
     with running() as engine:
-        done = engine.submit(job(), timeout_s=10).answer.result(10)
+        done = engine.submit(job(), timeout_s=60).answer.result(60)
     assert done.outcome.tensors["total"].shape == (1,)
     assert (done.batch_samples, done.batch_requests) == (1, 1)
     assert done.queue_s >= 0
@@ -93,8 +93,8 @@ def test_a_job_is_answered_with_how_it_was_computed() -> None:
 def test_an_idle_engine_holds_nothing_of_its_last_batch() -> None:
     with running() as engine:
         one = job()
-        ticket = engine.submit(one, timeout_s=10)
-        ticket.answer.result(10)
+        ticket = engine.submit(one, timeout_s=60)
+        ticket.answer.result(60)
         known = weakref.ref(one)
         del one, ticket
         wait_until(lambda: known() is None, engine_module.CANARY_EVERY_S / 2)
@@ -103,22 +103,22 @@ def test_an_idle_engine_holds_nothing_of_its_last_batch() -> None:
 def test_jobs_that_wait_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as engine:
         gate = Gate(monkeypatch)
-        first = engine.submit(job(), timeout_s=10)
+        first = engine.submit(job(), timeout_s=60)
         assert gate.entered.wait(10)
-        others = [engine.submit(job(samples=2), timeout_s=10) for _ in range(3)]
+        others = [engine.submit(job(samples=2), timeout_s=60) for _ in range(3)]
         gate.opened.set()
-        assert first.answer.result(10).batch_requests == 1
-        assert [t.answer.result(10).batch_requests for t in others] == [3, 3, 3]
-        assert [t.answer.result(10).batch_samples for t in others] == [6, 6, 6]
+        assert first.answer.result(60).batch_requests == 1
+        assert [t.answer.result(60).batch_requests for t in others] == [3, 3, 3]
+        assert [t.answer.result(60).batch_samples for t in others] == [6, 6, 6]
 
 
 def test_a_job_that_fails_its_batch_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as engine:
         gate = Gate(monkeypatch)
-        engine.submit(job(), timeout_s=10)
+        engine.submit(job(), timeout_s=60)
         assert gate.entered.wait(10)
         jobs = [job(float(number)) for number in range(5)]
-        tickets = [engine.submit(one, timeout_s=10) for one in jobs]
+        tickets = [engine.submit(one, timeout_s=60) for one in jobs]
 
         def fail_with_the_guilty(batch: Sequence[AnyJob]) -> None:
             if any(one is jobs[3] for one in batch):
@@ -128,7 +128,7 @@ def test_a_job_that_fails_its_batch_fails_alone(monkeypatch: pytest.MonkeyPatch)
         gate.then = fail_with_the_guilty
         gate.opened.set()
         for number, ticket in enumerate(tickets):
-            error = ticket.answer.exception(10)
+            error = ticket.answer.exception(60)
             if number == 3:
                 assert isinstance(error, InternalError)
                 assert "kernel broke" in str(error)
@@ -157,7 +157,7 @@ def test_lines_about_jobs_name_their_requests(monkeypatch: pytest.MonkeyPatch) -
 
         gate.then = fail_with_the_guilty
         gate.opened.set()
-        assert [ticket.answer.exception(10) is None for ticket in tickets] == [True, False, True]
+        assert [ticket.answer.exception(60) is None for ticket in tickets] == [True, False, True]
         wait_until(lambda: sum(line["event"] == "batch" for line in lines) == 2)
     by_event = {line["event"]: line for line in lines}
     (failed,) = [line for line in lines if line["event"] == "job_failed"]
@@ -181,22 +181,22 @@ def test_the_line_of_an_engine_that_dies_names_what_it_computed(
     with running() as engine, capture_logs() as lines:
         monkeypatch.setattr("lossd.engine.evaluate", die)
         ticket = engine.submit(job(), timeout_s=10, origin=Origin("last"))
-        assert isinstance(ticket.answer.exception(10), InternalError)
+        assert isinstance(ticket.answer.exception(60), InternalError)
     (line,) = [line for line in lines if line["event"] == "engine_failed"]
     assert line["request_ids"] == ["last"]
 
 
 def test_neighbours_of_nan_get_the_bits_they_get_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as engine:
-        alone = engine.submit(job(0.3), timeout_s=10).answer.result(10)
+        alone = engine.submit(job(0.3), timeout_s=60).answer.result(60)
         gate = Gate(monkeypatch)
-        engine.submit(job(), timeout_s=10)
+        engine.submit(job(), timeout_s=60)
         assert gate.entered.wait(10)
-        tickets = [engine.submit(job(value), timeout_s=10) for value in (0.3, np.nan, 0.3)]
+        tickets = [engine.submit(job(value), timeout_s=60) for value in (0.3, np.nan, 0.3)]
         gate.opened.set()
-        assert isinstance(tickets[1].answer.exception(10), NonFiniteLogitsError)
+        assert isinstance(tickets[1].answer.exception(60), NonFiniteLogitsError)
         for neighbour in (tickets[0], tickets[2]):
-            done = neighbour.answer.result(10)
+            done = neighbour.answer.result(60)
             assert done.batch_requests == 3
             assert done.outcome.tensors["total"] == alone.outcome.tensors["total"]
 
@@ -204,9 +204,9 @@ def test_neighbours_of_nan_get_the_bits_they_get_alone(monkeypatch: pytest.Monke
 def test_a_cancelled_job_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as engine:
         gate = Gate(monkeypatch)
-        engine.submit(job(), timeout_s=10)
+        engine.submit(job(), timeout_s=60)
         assert gate.entered.wait(10)
-        engine.submit(job(), timeout_s=10).answer.cancel()
+        engine.submit(job(), timeout_s=60).answer.cancel()
         gate.opened.set()
         wait_until(lambda: engine.queue_depth().requests == 0)
     assert gate.batches == [1]
@@ -219,9 +219,9 @@ class DeviceLostError(BaseException):
 def test_when_the_thread_dies_everybody_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as engine:
         gate = Gate(monkeypatch)
-        inside = engine.submit(job(), timeout_s=10)
+        inside = engine.submit(job(), timeout_s=60)
         assert gate.entered.wait(10)
-        waiting = engine.submit(job(), timeout_s=10)
+        waiting = engine.submit(job(), timeout_s=60)
 
         def die(_: Sequence[AnyJob]) -> None:
             raise DeviceLostError
@@ -229,13 +229,13 @@ def test_when_the_thread_dies_everybody_hears_of_it(monkeypatch: pytest.MonkeyPa
         gate.then = die
         gate.opened.set()
         for ticket in (inside, waiting):
-            error = ticket.answer.exception(10)
+            error = ticket.answer.exception(60)
             assert isinstance(error, InternalError)
             assert "DeviceLostError" in str(error)
         wait_until(lambda: engine.state == "failed")
         assert not engine.is_ready()
         with pytest.raises(NotReadyError, match="failed"):
-            engine.submit(job(), timeout_s=10)
+            engine.submit(job(), timeout_s=60)
 
 
 def test_a_wrong_canary_fails_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,7 @@ def test_after_a_device_error_the_engine_fails_at_once(monkeypatch: pytest.Monke
         gate = Gate(monkeypatch)
         told = threading.Event()
         engine.on_failure = told.set
-        ticket = engine.submit(job(), timeout_s=10)
+        ticket = engine.submit(job(), timeout_s=60)
         assert gate.entered.wait(10)
 
         def fail(_: Sequence[AnyJob]) -> None:
@@ -265,7 +265,7 @@ def test_after_a_device_error_the_engine_fails_at_once(monkeypatch: pytest.Monke
 
         gate.then = fail
         gate.opened.set()
-        assert "illegal memory access" in str(ticket.answer.exception(10))
+        assert "illegal memory access" in str(ticket.answer.exception(60))
         assert told.wait(10)
         assert engine.state == "failed"
         assert not engine.is_ready()
@@ -275,7 +275,7 @@ def test_after_a_job_that_failed_alone_the_engine_goes_on(monkeypatch: pytest.Mo
     with running() as engine:
         gate = Gate(monkeypatch)
         bad = job()
-        ticket = engine.submit(bad, timeout_s=10)
+        ticket = engine.submit(bad, timeout_s=60)
         assert gate.entered.wait(10)
 
         def fail(jobs: Sequence[AnyJob]) -> None:
@@ -285,8 +285,8 @@ def test_after_a_job_that_failed_alone_the_engine_goes_on(monkeypatch: pytest.Mo
 
         gate.then = fail
         gate.opened.set()
-        assert "out of memory" in str(ticket.answer.exception(10))
-        assert engine.submit(job(), timeout_s=10).answer.exception(10) is None
+        assert "out of memory" in str(ticket.answer.exception(60))
+        assert engine.submit(job(), timeout_s=60).answer.exception(60) is None
         assert engine.is_ready()
 
 
@@ -295,7 +295,7 @@ def test_an_engine_that_does_not_leave_a_batch_is_not_ready(
 ) -> None:
     with running() as engine:
         gate = Gate(monkeypatch)
-        ticket = engine.submit(job(), timeout_s=10)
+        ticket = engine.submit(job(), timeout_s=60)
         assert gate.entered.wait(10)
         assert engine.is_ready()
         now_s = time.monotonic()
@@ -304,7 +304,7 @@ def test_an_engine_that_does_not_leave_a_batch_is_not_ready(
         assert "one batch for 6" in engine.describe()
         monkeypatch.setattr(time, "monotonic", lambda: now_s)
         gate.opened.set()
-        assert ticket.answer.exception(10) is None
+        assert ticket.answer.exception(60) is None
 
 
 def test_an_idle_engine_runs_the_canary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,19 +327,19 @@ def test_an_engine_that_has_not_run_lately_is_not_ready(monkeypatch: pytest.Monk
 def test_draining_finishes_what_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as engine:
         gate = Gate(monkeypatch)
-        tickets = [engine.submit(job(), timeout_s=10)]
+        tickets = [engine.submit(job(), timeout_s=60)]
         assert gate.entered.wait(10)
-        tickets += [engine.submit(job(), timeout_s=10) for _ in range(4)]
+        tickets += [engine.submit(job(), timeout_s=60) for _ in range(4)]
         engine.drain()
         assert not engine.is_ready()
         with pytest.raises(DrainingError):
-            engine.submit(job(), timeout_s=10)
+            engine.submit(job(), timeout_s=60)
         gate.opened.set()
         assert engine.join()
         assert all(ticket.answer.exception(0) is None for ticket in tickets)
         assert engine.state == "stopped"
         with pytest.raises(DrainingError):
-            engine.submit(job(), timeout_s=10)
+            engine.submit(job(), timeout_s=60)
 
 
 def test_the_wait_for_the_last_batch_ends_when_the_time_to_drain_is_up(
@@ -347,7 +347,7 @@ def test_the_wait_for_the_last_batch_ends_when_the_time_to_drain_is_up(
 ) -> None:
     with running() as engine:
         gate = Gate(monkeypatch)
-        last = engine.submit(job(), timeout_s=10)
+        last = engine.submit(job(), timeout_s=60)
         assert gate.entered.wait(10)
         engine.announce_drain()
         now_s = time.monotonic()
@@ -355,20 +355,20 @@ def test_the_wait_for_the_last_batch_ends_when_the_time_to_drain_is_up(
         assert not engine.join()  # a tenth of a second is left of the 30
         monkeypatch.setattr(time, "monotonic", lambda: now_s)
         gate.opened.set()
-        assert last.answer.exception(10) is None
+        assert last.answer.exception(60) is None
 
 
 def test_between_the_signal_and_the_drain_work_is_still_taken() -> None:
     with running() as engine:
         engine.announce_drain()
         assert engine.describe() == "draining"
-        assert engine.submit(job(), timeout_s=10).answer.exception(10) is None
+        assert engine.submit(job(), timeout_s=60).answer.exception(60) is None
 
 
 def test_a_starting_engine_takes_nothing() -> None:
     engine = Engine(Settings(kernels="eager", threads=2))
     with pytest.raises(NotReadyError) as refused:
-        engine.submit(job(), timeout_s=10)
+        engine.submit(job(), timeout_s=60)
     assert refused.value.retry_after_s == 5.0
 
 
@@ -387,7 +387,7 @@ def test_progress_is_told_while_kernels_compile(monkeypatch: pytest.MonkeyPatch)
     assert reported.wait(10)
     assert engine.describe() == "compiling kernels, 1 of 2 ready"
     with pytest.raises(NotReadyError, match="1 of 2"):
-        engine.submit(job(), timeout_s=10)
+        engine.submit(job(), timeout_s=60)
     opened.set()
     wait_until(engine.is_ready)
     engine.drain()
@@ -428,11 +428,11 @@ def test_a_job_past_its_deadline_gives_the_engine_back(monkeypatch: pytest.Monke
         late = engine.submit(long, timeout_s=60)
         assert endless.entered.wait(10)
         late.deadline_s = time.monotonic()
-        next_one = engine.submit(job(), timeout_s=10)
-        error = late.answer.exception(10)
+        next_one = engine.submit(job(), timeout_s=60)
+        error = late.answer.exception(60)
         assert isinstance(error, DeadlineExceededError)
         assert "computed" in str(error)
-        assert next_one.answer.exception(10) is None
+        assert next_one.answer.exception(60) is None
         assert abandoned() - before == 1
         assert engine.is_ready()
 
@@ -446,13 +446,13 @@ def test_a_job_whose_caller_has_gone_gives_the_engine_back(
         left = engine.submit(long, timeout_s=60)
         assert endless.entered.wait(10)
         left.abandon()
-        assert engine.submit(job(), timeout_s=10).answer.exception(10) is None
+        assert engine.submit(job(), timeout_s=60).answer.exception(60) is None
 
 
 def test_a_batch_goes_on_for_those_who_still_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as engine:
         gate = Gate(monkeypatch)
-        engine.submit(job(), timeout_s=10)
+        engine.submit(job(), timeout_s=60)
         assert gate.entered.wait(10)
         long = job()
         endless = Endless(monkeypatch, long)
@@ -463,7 +463,7 @@ def test_a_batch_goes_on_for_those_who_still_wait(monkeypatch: pytest.MonkeyPatc
         time.sleep(0.05)  # many checkpoints
         assert not patient.answer.done()
         endless.go_on.set()
-        assert patient.answer.result(10).batch_requests == 2
+        assert patient.answer.result(60).batch_requests == 2
 
 
 @pytest.mark.parametrize(
@@ -526,10 +526,10 @@ def test_a_job_without_memory_is_told_so_and_the_others_are_computed(
     freed: list[bool] = []
     with running() as engine:
         gate = Gate(monkeypatch)
-        engine.submit(job(), timeout_s=10)
+        engine.submit(job(), timeout_s=60)
         assert gate.entered.wait(10)
         jobs = [job(float(number)) for number in range(3)]
-        tickets = [engine.submit(one, timeout_s=10) for one in jobs]
+        tickets = [engine.submit(one, timeout_s=60) for one in jobs]
         held: list[weakref.ref[Any]] = []
 
         def fail_with_the_large(batch: Sequence[AnyJob]) -> None:
@@ -541,10 +541,10 @@ def test_a_job_without_memory_is_told_so_and_the_others_are_computed(
 
         gate.then = fail_with_the_large
         gate.opened.set()
-        error = tickets[1].answer.exception(10)
+        error = tickets[1].answer.exception(60)
         assert isinstance(error, TooLargeError)
         assert "memory" in str(error)
-        assert [tickets[0].answer.exception(10), tickets[2].answer.exception(10)] == [None, None]
+        assert [tickets[0].answer.exception(60), tickets[2].answer.exception(60)] == [None, None]
         wait_until(lambda: len(freed) >= 3)  # the halves and the known job
         assert all(freed)  # what the failed batch held was given back before the next one began
         assert engine.is_ready()
@@ -603,7 +603,7 @@ def test_another_key_overtakes_a_long_job_and_both_get_their_own_bits(
 
         monkeypatch.setattr("lossd.engine.evaluate", slowly)
         first = engine.submit(long, timeout_s=10, caller=key("a"))
-        done = [first.answer.result(10), submitted[0].answer.result(10)]
+        done = [first.answer.result(60), submitted[0].answer.result(60)]
     assert order == ["short", "long"]
     for one, expected in zip(done, alone, strict=True):
         assert not isinstance(expected, LossdError)

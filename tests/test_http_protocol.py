@@ -373,7 +373,7 @@ REQUESTS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_answers_do_not_depend_on_how_the_bytes_are_split(own: Listening, data: Any) -> None:
     # A large body that nobody reads ends a connection; whether it has come by then is chance.
@@ -391,7 +391,7 @@ def without_dates(found: list[Answered]) -> list[tuple[int, bytes]]:
     return [(answer.status, answer.body) for answer in found]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_damaged_requests_neither_hang_nor_fail(own: Listening, data: Any) -> None:
     stream = bytearray(data.draw(REQUESTS)[:2000])

@@ -338,8 +338,9 @@ def test_when_the_engine_stops_everything_it_held_counts_as_failed(
         monkeypatch.setattr("lossd.engine.evaluate", die)  # of the second batch
         hold.opened.set()
         wait_until(lambda: len(answers) == 2)
+        # Counted when all are answered.
+        wait_until(lambda: moved(before, now(served.client)).get("lossd_job_failures_total") == 1)
         change = moved(before, now(served.client))
-        assert change["lossd_job_failures_total"] == 1
         assert change["lossd_engine_state,state=failed"] == 1
         assert change["lossd_engine_state,state=ready"] == -1
         assert change["lossd_ready"] == -1

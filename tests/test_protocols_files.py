@@ -351,7 +351,7 @@ def survives(read: Callable[[], Any]) -> None:
         assert 400 <= error.status < 500  # noqa: PT017 - not raising at all is fine as well
 
 
-hostile = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+hostile = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("ending", GOOD_FILES)

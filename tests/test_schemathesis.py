@@ -34,9 +34,7 @@ Case = schemathesis.Case[Any]
 DEADLINE_EXCEEDED = 504
 LOGITS = [[[[2.0, -1.0], [0.5, -3.0]]]]
 FITTING: Any = {"logits": LOGITS, "target": [[[1, 0], [1, 0]]]}
-few = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+few = settings(max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @schemathesis.serializer(SAFETENSORS)

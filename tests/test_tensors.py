@@ -301,7 +301,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert sum(share.nbytes for share in shares.values()) <= 2 * MIB
 
 
-StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestStoreMachine = StoreMachine.TestCase
 
 

@@ -419,7 +419,10 @@ def test_gradients_are_derivatives(name: str, task: str, params: dict[str, Any])
     scores = (1.5 * data.pop("scores")).requires_grad_()
     every = torch.ones_like(data.pop("valid"))
     assert torch.autograd.gradcheck(
-        lambda live: value_of(name, live, valid=every, **data, **params).value, scores, eps=1e-7
+        lambda live: value_of(name, live, valid=every, **data, **params).value,
+        scores,
+        eps=1e-7,
+        fast_mode=True,  # every entry of the gradient is compared with the oracle's above
     )
 
 
