@@ -8,6 +8,8 @@ import pytest
 import structlog
 
 import service_fixture
+from browser_fixture import browser as browser  # noqa: PLC0414 - a fixture of pages' tests
+from browser_fixture import tab as tab  # noqa: PLC0414 - likewise
 from core_fixture import core as core  # noqa: PLC0414 - a fixture of every test
 from lossd import engine
 from service_fixture import Process, Served
