@@ -7,7 +7,7 @@ PORT ?= 8000
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format serve bench bench-peers loadtest fuzz chaos soak container client docs plots dashboard peers lock licences sbom audit clean
+.PHONY: help setup demo test lint format serve bench bench-peers loadtest fuzz chaos soak container client docs plots page dashboard peers lock licences sbom audit clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ docs: setup ## write the generated parts of README.md and docs/ from the code
 
 plots: setup ## draw docs/plots, value and gradient of every loss or of LOSS=name
 	$(BIN)/python tools/plot_losses.py $(LOSS)
+
+page: setup ## write what the service's page shows of every loss: formulas, curves, the example
+	$(BIN)/python tools/generate_page.py
 
 bench: setup ## measure: tables on the screen, JSON in benchmarks/results; bench-peers for other servers
 	$(BIN)/python -m benchmarks

@@ -100,6 +100,12 @@ def test_it_starts_with_the_kernels_of_the_image(container: Container) -> None:
     assert httpx.get(f"{container.url}/health/ready").json()["device"] == "cpu (compiled)"
 
 
+def test_it_has_its_page(container: Container) -> None:
+    page = httpx.get(f"{container.url}/", headers={"Accept": "text/html"})
+    assert "page/page.js" in page.text
+    assert "dice" in httpx.get(f"{container.url}/page/curves.json").json()
+
+
 @pytest.mark.skipif(
     not CONFORMANCE.exists(), reason="the conformance cases are not beside the repository"
 )

@@ -45,6 +45,7 @@ LAYERS = [
         "logs",
         "api_description",
         "api_qa",
+        "pages",
         "spans",
     },
     {"receiving", "sending", "http_protocol", "offload", "result", "device_logits"},

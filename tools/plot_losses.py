@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lossd.losses import LOSSES
-from sweeps import computed, figure
+from sweeps import computed, figure, without_peaks
 
 PLOTS = Path(__file__).resolve().parents[1] / "docs" / "plots"
 
@@ -35,7 +35,6 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lossd",  # else names of clips are drawn by lot
 }
-_RARE, _PEAK = 0.01, 1.5
 
 
 def svg(name: str) -> str:
@@ -77,10 +76,9 @@ def _with_short_numbers(path: re.Match[str]) -> str:
 
 def _leave_out_peaks(panel: Axes, numbers: Any) -> None:
     """Limits a panel to what nearly all numbers span, where a few would dwarf them."""
-    low, high = np.quantile(numbers, [_RARE, 1 - _RARE])
-    if np.abs(numbers).max() > _PEAK * max(abs(low), abs(high)):
-        margin = (high - low) / 4
-        panel.set(ylim=(low - margin, high + margin), title="gradient (peaks reach further)")
+    limits = without_peaks(numbers)
+    if limits is not None:
+        panel.set(ylim=limits, title="gradient (peaks reach further)")
 
 
 def main(names: list[str]) -> None:

@@ -8,7 +8,7 @@ of any loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -25,6 +25,7 @@ from lossd_client.wire import Array
 
 LIMITS = RequestLimits(samples=4096, classes=64)
 """More than any sweep has."""
+_RARE, _PEAK = 0.01, 1.5
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,20 @@ def figure(name: str) -> Figure:
     return draw(name)
 
 
+def at_places(drawn: Figure, places: Array) -> Figure:
+    """The figure at some of its positions only."""
+
+    def taken(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        count = len(drawn.positions)  # what belongs to all samples has another length
+        return {key: one[places] if len(one) == count else one for key, one in arrays.items()}
+
+    sweeps = [
+        replace(one, inputs=taken(one.inputs), directions=taken(one.directions))
+        for one in drawn.sweeps
+    ]
+    return replace(drawn, positions=drawn.positions[places], sweeps=sweeps)
+
+
 def computed(name: str, sweep: Sweep) -> tuple[Array, Array]:
     """Value of a loss at every position of a sweep, and its derivative along the sweep."""
     document = {
@@ -75,6 +90,19 @@ def computed(name: str, sweep: Sweep) -> tuple[Array, Array]:
         for key, direction in sweep.directions.items()
     )
     return outcome.tensors["total"], np.asarray(slope)
+
+
+def without_peaks(numbers: Array) -> tuple[float, float] | None:
+    """Limits of what nearly all numbers span, with a margin, where a few would dwarf them.
+
+    Returns:
+        None where none would.
+    """
+    low, high = (float(one) for one in np.quantile(numbers, [_RARE, 1 - _RARE]))
+    if np.abs(numbers).max() <= _PEAK * max(abs(low), abs(high)):
+        return None
+    margin = (high - low) / 4
+    return low - margin, high + margin
 
 
 @cache

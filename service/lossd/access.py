@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd.callers import ANONYMOUS, Caller
 from lossd.keys import KeyFile
+from lossd.pages.serving import is_page
 from lossd_client.errors import UnauthorizedError
 
 _PROBES: Final = ("/health/live", "/health/ready")
@@ -56,7 +57,7 @@ class Access:
     def _needs_no_key(self, scope: Scope) -> bool:
         if self._without_key == "anonymous":
             return True
-        return scope["path"] == _METRICS and _is_sent_from_here(scope)
+        return is_page(scope) or (scope["path"] == _METRICS and _is_sent_from_here(scope))
 
 
 def shown_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

@@ -225,3 +225,16 @@ GIVE: dict[str, Any] = {
 
 FORGET: dict[str, Any] = {"responses": responses({"204": {"description": "It is gone."}})}
 """OpenAPI of `DELETE /v1/tensors/{ref}`."""
+
+INDEX: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "Addresses by what is there, or a page for people.",
+            "content": {
+                JSON: {"schema": {"type": "object", "additionalProperties": {"type": "string"}}},
+                "text/html": {"schema": {"type": "string"}},
+            },
+        }
+    }
+}
+"""OpenAPI of `GET /`."""

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from lossd import __version__
 from lossd.access import Access
 from lossd.accounting import Accounting
-from lossd.api_description import ANY_ERROR, DESCRIPTION, EVALUATE, FORGET, GIVE, KEEP
+from lossd.api_description import ANY_ERROR, DESCRIPTION, EVALUATE, FORGET, GIVE, INDEX, KEEP
 from lossd.api_qa import QA_FORGET, QA_GIVE, QA_KEEP, QA_SCORE, QA_SUSPICION
 from lossd.catalogue import catalogue, describe
 from lossd.device_tensors import DeviceTensors
@@ -26,6 +26,7 @@ from lossd.event_loop import watched_event_loop
 from lossd.gauges import read_gauges
 from lossd.keys import KeyFile
 from lossd.metering import Metering
+from lossd.pages.serving import FILES_PATH, answer_file, answer_page, wants_page
 from lossd.problems import answer_problem
 from lossd.qa.contexts import ContextStore
 from lossd.qa_calls import (
@@ -101,6 +102,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     _add_qa_scores(app, settings, engine, kept.store, contexts)
     _add_qa_contexts(app, settings, kept.store, contexts)
     _add_catalogue(app)
+    _add_page(app, engine)
     _add_operation(app, settings, engine, quotas, kept.store)
     return app
 
@@ -222,14 +224,14 @@ def _add_catalogue(app: FastAPI) -> None:
         return describe(name)
 
 
-def _add_operation(
-    app: FastAPI, settings: Settings, engine: Engine, quotas: Quotas, store: TensorStore
-) -> None:
-    # Coroutines: they must answer while every worker thread reads a body.
-    @app.get("/")
-    async def index() -> dict[str, str]:
-        """Where things are."""
-        return {
+def _add_page(app: FastAPI, engine: Engine) -> None:
+    @app.head("/", include_in_schema=False)
+    @app.get("/", openapi_extra=INDEX, response_class=Response)
+    async def index(request: Request) -> Response:
+        """A page for people if `Accept` prefers HTML; otherwise where things are, as JSON."""
+        if wants_page(request.scope["headers"]):
+            return answer_page(request)
+        said = {
             "name": "lossd",
             "version": __version__,
             "device": engine.device_name,
@@ -242,7 +244,19 @@ def _add_operation(
             "docs": "/docs",
             "metrics": "/metrics",
         }
+        return JSONResponse(said, headers={"Vary": "Accept"})
 
+    async def page(request: Request) -> Response:
+        """A file of the page at `/`."""
+        return answer_file(request, request.path_params["name"])
+
+    app.add_route(f"{FILES_PATH}{{name}}", page, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def _add_operation(
+    app: FastAPI, settings: Settings, engine: Engine, quotas: Quotas, store: TensorStore
+) -> None:
+    # Coroutines: they must answer while every worker thread reads a body.
     @app.get("/health/live")
     async def live() -> dict[str, str]:
         """200 while the process is worth keeping."""

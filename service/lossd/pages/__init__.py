@@ -1,0 +1,1 @@
+"""The service's own page: `home` holds what a browser is sent, `serving` sends it."""
