@@ -314,7 +314,7 @@ def test_photos_are_turned_and_deep_greys_are_stretched(tmp_path: Path) -> None:
 def test_judged_records_are_plain_json(tmp_path: Path) -> None:
     scores = ImageScores(height=1, width=1, pixels=1, scores=SCORES, suspicion=0.1 + 0.2)
     state = State(tmp_path)
-    state.keep_judged(KEY, scores)
+    state.keep_judged(KEY, scores.model_dump())
     assert state.judged(KEY, ImageScores) == scores
     head = state.judged(KEY, Judged)
     assert head is not None

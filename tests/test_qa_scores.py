@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from lossd.qa.judging import Backdrop, Document, Evidence, Judge
+from lossd.qa.findings import Evidence
+from lossd.qa.judging import Backdrop, Document, Judge
 from lossd.qa.levels import class_tails, level_losses, worst_count, worst_mean
 from lossd.qa.observation import histogram, observe, scores
 from lossd.qa.points import heat_levels, heat_table, peaks
@@ -134,26 +135,40 @@ def test_heat_is_the_root_of_loss_and_class_tail() -> None:
     np.testing.assert_array_equal(heat_levels(heat_table(None)[0]), np.arange(256))
 
 
-def test_peaks_are_boxes_apart_from_each_other() -> None:
-    heat = np.zeros((2, 40, 50), np.uint16)
-    heat[0, 20, 30] = 640
-    heat[0, 20, 36] = 320  # 6 px beside the first: its box of 5 by 5 lies within 10 px, mostly
-    heat[0, 5, 5] = 64
-    found = peaks(heat, 5)
-    assert found[1] == []
-    first, *others = found[0]
-    assert (first.x, first.y, first.heat) == (28, 18, 10 / 25)
-    for one, other in itertools.combinations(found[0], 2):
-        assert (one.x - other.x) ** 2 + (one.y - other.y) ** 2 > 100
-    assert any((one.x, one.y) == (3, 3) for one in others)
-    assert [len(own) for own in peaks(heat, 1)] == [1, 0]
+NOWHERE = np.zeros((40, 50), np.uint8)
+
+
+def test_points_are_boxes_apart_from_each_other() -> None:
+    heat = np.zeros((40, 50), np.uint16)
+    heat[20, 30] = 640
+    heat[20, 36] = 320  # 6 px beside the first: its box of 5 by 5 lies within 10 px, mostly
+    heat[5, 5] = 64
+    found = peaks(heat, components(NOWHERE), 5).tolist()
+    assert found[0] == [28, 18, 640, -1]
+    for one, other in itertools.combinations(found, 2):
+        assert (one[0] - other[0]) ** 2 + (one[1] - other[1]) ** 2 > 100
+    assert any(one[:2] == [3, 3] for one in found[1:])
+    assert len(peaks(heat, components(NOWHERE), 1)) == 1
+    assert peaks(heat * 0, components(NOWHERE), 5).shape == (0, 4)
+
+
+def test_a_region_has_one_point() -> None:
+    heat = np.zeros((40, 50), np.uint16)
+    heat[10, 5:45] = 640  # as long as four points
+    heat[30, 8] = 64
+    codes = NOWHERE.copy()
+    codes[10, 5:45] = 3
+    first, second = peaks(heat, components(codes), 5).tolist()
+    assert first == [7, 8, 5 * 640, -1]  # the first of equal boxes; the region is closed all the same
+    assert second[:3] == [6, 28, 64]
+    without = peaks(heat, components(NOWHERE), 5)
+    assert (without[:4, 1] < 20).all()
 
 
 def test_the_image_is_mirrored_at_its_border() -> None:
-    heat = np.zeros((1, 9, 9), np.uint16)
-    heat[0, 0, 0] = 64
-    (peak,) = peaks(heat, 1)[0]
-    assert (peak.x, peak.y, peak.heat) == (0, 0, 4 / 25)
+    heat = np.zeros((9, 9), np.uint16)
+    heat[0, 0] = 64
+    assert peaks(heat, components(heat.astype(np.uint8) * 0), 1).tolist() == [[0, 0, 4 * 64, -1]]
 
 
 # -- regions --------------------------------------------------------------------------------------

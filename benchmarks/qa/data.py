@@ -107,13 +107,14 @@ class CamVid:
                 continue
             rows = np.arange(size[0]) * values.shape[1] // size[0]
             columns = np.arange(size[1]) * values.shape[2] // size[1]
-            np.save(folder / f"predictions/{name}.npy", values[:, rows][:, :, columns])
+            large = np.ascontiguousarray(values[:, rows][:, :, columns])
+            np.save(folder / f"predictions/{name}.npy", large)
             paths = {"images": self.root / f"images/{name}.png"}
             paths["annotations"] = self._mask_path(name, number)
             for part, path in paths.items():
                 with Image.open(path) as picture:
-                    large = picture.resize(size[::-1], Image.Resampling.NEAREST)
-                    large.save(folder / f"{part}/{name}.png")
+                    enlarged = picture.resize(size[::-1], Image.Resampling.NEAREST)
+                    enlarged.save(folder / f"{part}/{name}.png")
 
     def _mask_path(self, name: str, number: int | None) -> Path:
         spoilt = number is not None and name in self._corruptions[f"seed{number}"]

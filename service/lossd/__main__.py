@@ -123,7 +123,7 @@ def _warmup(settings: Settings) -> int:
     import torch  # noqa: PLC0415 - as in _serve
 
     from lossd.core.compiled import choose_mode  # noqa: PLC0415
-    from lossd.kernels import choose_device, load_kernels  # noqa: PLC0415
+    from lossd.kernels import choose_device, load_find, load_kernels  # noqa: PLC0415
     from lossd.logs import configure_logs  # noqa: PLC0415
 
     configure_logs(settings)
@@ -133,6 +133,7 @@ def _warmup(settings: Settings) -> int:
         sys.stderr.write("lossd: there is no C++ compiler; the kernels will run eagerly\n")
         return 1
     load_kernels(settings, device, "compiled")
+    load_find(settings, device, "compiled")
     return 0
 
 

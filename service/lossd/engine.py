@@ -33,7 +33,15 @@ from lossd.core.evaluation import evaluate
 from lossd.core.job import AnyJob, Outcome
 from lossd.core.passes import Workspace
 from lossd.device_memory import is_out_of_memory
-from lossd.kernels import choose_device, choose_mode, device_name, load_kernels, numerics_version
+from lossd.kernels import (
+    choose_device,
+    choose_mode,
+    device_name,
+    load_find,
+    load_kernels,
+    numerics_version,
+)
+from lossd.qa.findings import Find, find
 from lossd.settings import Settings
 from lossd.tracing import NO_ORIGIN, NOT_TRACED, BatchTrace, Origin, Tracing
 from lossd.waiting import DROPPED, Ticket
@@ -145,6 +153,8 @@ class Engine:
         self._failures = 0
         """Jobs that failed alone."""
         self._table: KernelTable = {}
+        self.find: Find = find
+        """What looks at images for annotation QA, in any thread."""
         self._workspace = Workspace(self.device, settings.chunk_logits)
         self._second_workspace = Workspace(self.device, settings.chunk_logits)
         """Of batches that overtake another; empty until there is one."""
@@ -301,6 +311,7 @@ class Engine:
         self._table = load_kernels(
             self._settings, self.device, self.mode, on_progress=self._on_progress
         )
+        self.find = load_find(self._settings, self.device, self.mode)
         self._run_canary()
         if self.state != "draining":
             self.state = "ready"

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import structlog
 import torch
 
-from lossd.core import compiled
+from lossd.core import compiled, in_place
+from lossd.qa import compiled_findings, findings
 from lossd.settings import Settings
 
-NUMERICS = "4"
+NUMERICS = "5"
 """Counted up whenever the bits of an answer change for another reason than a new torch."""
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,27 @@ def load_kernels(
     if seeds is not None and compiled.seed_cache(cache, seeds):
         log.info("kernels_seeded", source=str(seeds))
     return compiled.compile_kernels(device, cache, kinds, on_progress=on_progress)
+
+
+def load_find(settings: Settings, device: torch.device, mode: compiled.Mode) -> findings.Find:
+    """What looks at images for annotation QA: in C++ where the passes are, else with numpy.
+
+    Both find the same to the bit.
+
+    Args:
+        settings: where the cache is.
+        device: where the kernels run.
+        mode: how.
+    """
+    if mode == "eager" or device.type != "cpu":
+        return findings.find
+    cache = compiled.cache_folder(settings.cache_dir, device)
+    try:
+        library = in_place.build(cache, compiled_findings.SOURCE)
+    except in_place.CompilerError as error:
+        log.warning("findings_unavailable", error=str(error))
+        return findings.find
+    return compiled_findings.CompiledFind(library)
 
 
 def device_name(device: torch.device, mode: compiled.Mode) -> str:

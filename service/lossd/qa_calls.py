@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
 from starlette.requests import Request
 
 from lossd import metrics
@@ -23,7 +24,8 @@ from lossd.protocols.qa_answers import write_scores
 from lossd.protocols.qa_inputs import Scoring, build_scoring, read_score_request
 from lossd.protocols.qa_tables import read_context_tensors, read_suspicion_request, sub_scores_of
 from lossd.qa.contexts import Context, ContextStore, make_context
-from lossd.qa.judging import Document, Evidence, Judge, Judgement
+from lossd.qa.findings import Evidence
+from lossd.qa.judging import Document, Judge, Judgement
 from lossd.qa.observation import OBSERVED
 from lossd.qa.points import heat_levels
 from lossd.qa.suspicion import suspicions
@@ -145,7 +147,8 @@ class _Scores:
         self, scoring: Scoring, evidence: Sequence[Evidence], context: Context | None
     ) -> _Judged:
         until_s = time.monotonic() + left_s(scoring.asked.timeout_ms, self.settings, self.stages)
-        judge = Judge(scoring.asked, scoring.classes, None if context is None else context.backdrop)
+        backdrop = None if context is None else context.backdrop
+        judge = Judge(scoring.asked, scoring.classes, backdrop, self.engine.find)
 
         def work() -> _Judged:
             judged = _Judged([], [])
@@ -225,7 +228,7 @@ def _arrays(asked: ScoreRequest, image: Evidence, found: Judgement) -> dict[str,
     """The tensors of an image that were asked for."""
     arrays: dict[str, Array] = {}
     if "histogram" in asked.arrays:
-        arrays[HISTOGRAM] = image.histogram
+        arrays[HISTOGRAM] = found.histogram.astype(np.int32, copy=False)
     if "evidence" in asked.arrays:
         bytes_of = (image.levels, image.predicted, image.margin)
         arrays.update(zip(EVIDENCE, bytes_of, strict=True))

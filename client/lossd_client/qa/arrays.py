@@ -4,6 +4,7 @@ Nothing is unpickled. The header is read first, and a file that is shorter than 
 refused before anything is allocated.
 """
 
+import math
 import tokenize
 import zipfile
 import zlib
@@ -88,6 +89,32 @@ class ArrayFile:
         with self._opened() as (file, _):
             values: npt.NDArray[np.generic] = npy.read_array(file, allow_pickle=False)
             return values
+
+    def mapped(self) -> npt.NDArray[np.generic]:
+        """The array, to be sent and not to be looked at: its values stay in the file.
+
+        A file that is cut off meanwhile would end a process that looks at the values; a system
+        call that sends them fails.
+
+        Returns:
+            The values, read-only; in main memory where they do not lie in the file as they travel.
+
+        Raises:
+            DataError: as `header`.
+        """
+        if self.member is not None:
+            return self.read()
+        with self._opened() as (file, size_bytes):
+            shape, is_turned, dtype = _header(file)
+            begin = file.tell()
+        plain = not (is_turned or dtype.hasobject) and dtype.isnative
+        if not plain or size_bytes - begin != math.prod(shape) * dtype.itemsize or not size_bytes:
+            return self.read()
+        try:
+            values: npt.NDArray[np.generic] = np.memmap(self.path, dtype, "r", begin, shape)
+        except _UNREADABLE as error:
+            raise DataError(str(self), f"cannot be read as an array: {error}") from error
+        return values
 
     def version(self) -> str:
         """What changes when the values do; they are not read.

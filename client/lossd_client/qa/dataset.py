@@ -8,7 +8,7 @@ there, or cannot be read, is listed and left out.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,8 @@ from lossd_client.qa.workers import in_order
 
 _REFUSED: frozenset[ProblemKind] = frozenset({"size", "classes", "labels"})
 _MIN_CLASSES = 2
+_KEPT_TARGET_BYTES = 32 << 20
+"""Of labels that were read to be checked and need not be read again to be sent."""
 
 
 class RefusedError(ValueError):
@@ -110,17 +112,18 @@ class DataSet:
             pair: one of `pairs`.
 
         Returns:
-            `[C, H, W]` or `[H, W]` floats, or `[H, W]` integers.
+            `[C, H, W]` or `[H, W]` floats, which may still lie in the file, or `[H, W]` integers.
 
         Raises:
             DataError: the file cannot be read, or predicts labels that are no classes.
         """
-        values = pair.prediction.read()
         if self.choice.kind != "labels":
+            values = pair.prediction.mapped()
             if not np.issubdtype(values.dtype, np.floating):
                 told = f"holds {values.dtype}; {self.choice.kind} are floats"
                 raise DataError(pair.prediction.file, told, kind="labels")
             return values
+        values = pair.prediction.read()
         check_values(values, "labels", self.rules.class_count, pair.prediction.file)
         small = np.uint8 if self.rules.class_count <= np.iinfo(np.uint8).max else np.int16
         return values.astype(small, copy=False)
@@ -133,10 +136,12 @@ class Item:
     Attributes:
         pair: the image.
         key: changes when the annotation's labels, the prediction or their meaning change.
+        target: the labels as they travel; None where the first images took the room for them.
     """
 
     pair: Pair
     key: str
+    target: Mask | None = field(default=None, compare=False, repr=False)
 
     @property
     def pixels(self) -> int:
@@ -210,9 +215,12 @@ def check_data_set(data: DataSet, workers: int) -> tuple[tuple[Item, ...], tuple
     """
     items: list[Item] = []
     problems: list[Problem] = []
+    room_bytes = _KEPT_TARGET_BYTES
     for found in in_order(data.pairs, lambda pair: _checked(data, pair), workers):
         if isinstance(found, Item):
-            items.append(found)
+            size_bytes = 0 if found.target is None else found.target.nbytes
+            items.append(found if size_bytes <= room_bytes else replace(found, target=None))
+            room_bytes -= min(size_bytes, room_bytes)
         else:
             problems.append(found)
     _refuse(problems)
@@ -223,13 +231,13 @@ def _checked(data: DataSet, pair: Pair) -> Item | Problem:
     try:
         if data.choice.kind == "labels":
             data.prediction(pair)
-        return Item(pair, _key(data, pair))
+        target = data.target(pair)
+        return Item(pair, _key(data, pair, target), target)
     except DataError as error:
         return Problem.from_error(error)
 
 
-def _key(data: DataSet, pair: Pair) -> str:
-    target = data.target(pair)
+def _key(data: DataSet, pair: Pair, target: Mask) -> str:
     said = {
         "prediction": [pair.prediction.file, pair.prediction.version()],
         "kind": data.choice.kind,

@@ -19,6 +19,7 @@ RANKING_COLUMNS = (
     *("pixels", "regions", "reason", "annotator", "job", "file"),
 )
 PROBLEM_COLUMNS = ("kind", "file", "detail")
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 Reviewed = Iterable[tuple[RankedImage, Sequence[Region]]]
 """Images, the worst first, with their regions, the most disputed first; read one at a time."""
@@ -122,4 +123,4 @@ def _write_list(file: IO[str], entries: Iterable[object]) -> None:
 
 
 def _line(entry: object) -> str:
-    return json.dumps(entry, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(entry)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from lossd_client.errors import (
 from lossd_client.qa.dataset import DataSet, Item
 from lossd_client.qa.problems import DataError, Problem
 from lossd_client.qa.progress import Progress, stage
-from lossd_client.qa.service import Answered, QaService
+from lossd_client.qa.service import Answered, Document, Parts, QaService
 from lossd_client.qa.state import Judged, Observed, State
 from lossd_client.qa.workers import in_order
 from lossd_client.qa_wire import (
@@ -176,8 +177,10 @@ class Passes:
         missing = [item for item in items if self._state.observed(self.observed_key(item)) is None]
         request = self._asking(detail="scores", arrays=["histogram", "evidence"])
 
+        ask = partial(self._sent, request, self._service.score)
+
         def work(group: Sequence[Item]) -> Problems:
-            return self._scored(group, self._first, request, self._keep_observed)
+            return self._scored(group, self._first, ask, self._keep_observed)
 
         return self._in_groups("observing", missing, _prediction_bytes, work)
 
@@ -208,11 +211,13 @@ class Passes:
         ]
         request = self._asking(context=context.name)
 
-        def keep(item: Item, _: _Loaded, answered: Answered) -> None:
-            self._state.keep_judged(self.judged_key(item, context), answered.scores)
+        def keep(item: Item, _: _Loaded, judged: Document) -> None:
+            self._state.keep_judged(self.judged_key(item, context), judged)
+
+        ask = partial(self._sent, request, self._service.judged)
 
         def work(group: Sequence[Item]) -> Problems:
-            return context.using(lambda: self._scored(group, self._second, request, keep))
+            return context.using(lambda: self._scored(group, self._second, ask, keep))
 
         return self._in_groups("judging", missing, _second_bytes, work)
 
@@ -233,7 +238,7 @@ class Passes:
         """
         loaded = self._second(item)
         request = self._asking(context=context.name, arrays=list(arrays))
-        (answered,) = context.using(lambda: self._sent([loaded], request))
+        (answered,) = context.using(lambda: self._sent(request, self._service.score, [loaded]))
         return answered
 
     def observed(self, item: Item) -> Observed:
@@ -296,8 +301,8 @@ class Passes:
         self,
         group: Sequence[Item],
         load: Callable[[Item], _Loaded],
-        request: ScoreRequest,
-        keep: Callable[[Item, _Loaded, Answered], None],
+        ask: Callable[[Sequence[_Loaded]], Sequence[_Made]],
+        keep: Callable[[Item, _Loaded, _Made], None],
     ) -> Problems:
         """Loads, sends and keeps a group; an image at fault does not keep the others from it."""
         loaded: list[_Loaded] = []
@@ -307,39 +312,31 @@ class Passes:
                 loaded.append(load(item))
             except DataError as error:
                 problems[item.pair.name] = Problem.from_error(error)
-        for one, answered in zip(loaded, self._tried(loaded, request), strict=True):
+        for one, answered in zip(loaded, _tried(loaded, ask), strict=True):
             if isinstance(answered, Problem):
                 problems[one.item.pair.name] = answered
             else:
                 keep(one.item, one, answered)
         return problems
 
-    def _tried(
-        self, loaded: Sequence[_Loaded], request: ScoreRequest
-    ) -> Sequence[Answered | Problem]:
-        if not loaded:
-            return []
-        try:
-            return self._sent(loaded, request)
-        except _OF_AN_IMAGE as error:
-            if len(loaded) == 1:
-                return [_refused(loaded[0].item, error)]
-        # The service names the first that it refuses; alone, each gets the answer it deserves.
-        return [answered for one in loaded for answered in self._tried([one], request)]
-
-    def _sent(self, loaded: Sequence[_Loaded], request: ScoreRequest) -> list[Answered]:
+    def _sent(
+        self,
+        request: ScoreRequest,
+        call: Callable[[ScoreRequest, Sequence[Parts]], list[_Made]],
+        loaded: Sequence[_Loaded],
+    ) -> list[_Made]:
         notes = [one.note for one in loaded]
         if any(note is not _NO_NOTE for note in notes):
             request = request.model_copy(update={"images": notes})
-        return self._service.score(request, [one.parts for one in loaded])
+        return call(request, [one.parts for one in loaded])
 
     def _asking(self, **fields: object) -> ScoreRequest:
         return self._request.model_copy(update=fields)
 
     def _first(self, item: Item) -> _Loaded:
         pair = item.pair
-        parts = {PREDICTION: self._data.prediction(pair), TARGET: self._data.target(pair)}
-        return _Loaded(item, parts)
+        target = self._data.target(pair) if item.target is None else item.target
+        return _Loaded(item, {PREDICTION: self._data.prediction(pair), TARGET: target})
 
     def _second(self, item: Item) -> _Loaded:
         """The evidence, or the prediction again where there is none."""
@@ -355,6 +352,20 @@ class Passes:
             evidence[TARGET] = loaded.parts[TARGET]
         observed = Observed(answered.scores.scores, answered.arrays[HISTOGRAM])
         self._state.keep_observed(self.observed_key(item), observed, evidence)
+
+
+def _tried(
+    loaded: Sequence[_Loaded], ask: Callable[[Sequence[_Loaded]], Sequence[_Made]]
+) -> Sequence[_Made | Problem]:
+    if not loaded:
+        return []
+    try:
+        return ask(loaded)
+    except _OF_AN_IMAGE as error:
+        if len(loaded) == 1:
+            return [_refused(loaded[0].item, error)]
+    # The service names the first that it refuses; alone, each gets the answer it deserves.
+    return [answered for one in loaded for answered in _tried([one], ask)]
 
 
 def _groups(items: Iterable[Item], bytes_of: Callable[[Item], int]) -> Iterator[list[Item]]:

@@ -103,7 +103,9 @@ def read_index_mask(path: Path) -> Mask:
         if picture.mode in _INDEX_MODES:
             values = np.asarray(picture)
             stretch = _stretch_of(path) if picture.mode == "L" else 1
-            return values.astype(np.uint8) if values.dtype == np.bool_ else values // stretch
+            if values.dtype == np.bool_:
+                return values.astype(np.uint8)
+            return values if stretch == 1 else values // stretch
         channels = np.asarray(picture.convert("RGB"))
     if (channels != channels[..., :1]).any():
         raise DataError(

@@ -50,6 +50,7 @@ class PredictionEntry:
         item_bytes: bytes of one value.
         read: gives the values, or raises `DataError`.
         version: says what changes when the values do, without reading them, or raises `DataError`.
+        mapped: as `read`, for values that are sent and not looked at, see `ArrayFile.mapped`.
     """
 
     name: str
@@ -59,6 +60,7 @@ class PredictionEntry:
     item_bytes: int
     read: Callable[[], Values]
     version: Callable[[], str]
+    mapped: Callable[[], Values]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -238,7 +240,7 @@ def _single_entry(file: Path, root: Path) -> PredictionEntry:
         return _array_entry(ArrayFile(file), name)
     read = partial(read_index_mask, file)
     version = partial(file_version, file)
-    return PredictionEntry(name, str(file), mask_size(file), "integers", 1, read, version)
+    return PredictionEntry(name, str(file), mask_size(file), "integers", 1, read, version, read)
 
 
 def _array_entry(array: ArrayFile, name: str) -> PredictionEntry:
@@ -251,7 +253,8 @@ def _array_entry(array: ArrayFile, name: str) -> PredictionEntry:
         raise DataError(str(array), f"has the shape {list(shape)}; wanted is {wanted}", kind="size")
     holds: Literal["floats", "integers"] = "floats" if floats else "integers"
     return PredictionEntry(
-        name, str(array), shape, holds, dtype.itemsize, array.read, array.version
+        *(name, str(array), shape, holds, dtype.itemsize),
+        *(array.read, array.version, array.mapped),
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -32,7 +32,10 @@ _ROWS_PER_CALL = 1 << 16
 Parts = Mapping[str, Tensor]
 """Tensors of one image by name, without a sample axis."""
 
-_Document = TypeVar("_Document", bound=BaseModel)
+Document = dict[str, Any]
+"""What is said of one image, the fields of `ImageScores`."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class Answered:
 
     scores: ImageScores
     arrays: Mapping[str, Array]
+
+
+class _Documents(BaseModel):
+    """The part of a `ScoreAnswer` that is kept."""
+
+    images: list[Document]
 
 
 class QaService:
@@ -91,6 +100,29 @@ class QaService:
         if len(answer.images) != len(images):
             raise ServiceError(f"{len(answer.images)} of {len(images)} images were answered")
         return [Answered(*each) for each in zip(answer.images, own, strict=True)]
+
+    def judged(self, request: ScoreRequest, images: Sequence[Parts]) -> list[Document]:
+        """What is said of images where no tensors are asked for, as it came.
+
+        A model of it would take longer to make than the service takes to judge; whoever reads a
+        document makes one of it.
+
+        Args:
+            request: what is asked.
+            images: tensors of each, without a sample axis.
+
+        Returns:
+            The fields of one `ImageScores` per image, in their order.
+
+        Raises:
+            RequestError, LossdError: as `score`.
+        """
+        fields = request.model_dump(exclude_defaults=True)
+        reply = self._reply(lambda: tensors_request("POST", SCORE_PATH, images, fields))
+        answered = _read(reply, _Documents)[0].images
+        if len(answered) != len(images):
+            raise ServiceError(f"{len(answered)} of {len(images)} images were answered")
+        return answered
 
     def put_context(
         self, name: str, histogram: Array, sub_scores: Sequence[SubScores] | None = None
@@ -166,7 +198,7 @@ def _rows(sub_scores: Sequence[SubScores]) -> Array:
     return np.array(rows, np.float64).reshape(-1, 3)
 
 
-def _read(reply: Reply, kind: type[_Document]) -> tuple[_Document, dict[str, Array]]:
+def _read(reply: Reply, kind: type[_Model]) -> tuple[_Model, dict[str, Array]]:
     """Document and tensors of an answer, which is JSON where it has no tensors."""
     try:
         if reply.headers.get("content-type", "").startswith("application/json"):

@@ -9,6 +9,7 @@ cannot be read, as a machine that lost its power may leave it, is none.
     judged/KEY      everything the service says of an image in its context, JSON
 """
 
+import json
 import os
 import shutil
 import threading
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -35,6 +36,7 @@ from lossd_client.wire import Array, decode_safetensors, encode_safetensors
 _Shelf = Literal["observed", "evidence", "judged"]
 _SHELVES: tuple[_Shelf, ...] = ("observed", "evidence", "judged")
 _FAST = 1
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _PREFIX = 2
 _PARTIAL = ".partial"
 
@@ -132,10 +134,9 @@ class State:
         except ValidationError:
             return None  # as for observed
 
-    def keep_judged(self, key: str, scores: ImageScores) -> None:
-        """Keeps what the second pass said."""
-        text = scores.model_dump_json(exclude={"arrays"})
-        self._write("judged", key, [text.encode()])
+    def keep_judged(self, key: str, document: Mapping[str, Any]) -> None:
+        """Keeps what the second pass said, the fields of `ImageScores`."""
+        self._write("judged", key, [_ENCODER.encode(document).encode()])
 
     def drop_evidence(self) -> None:
         """Removes the largest records, which a finished run needs no more."""
@@ -161,8 +162,13 @@ class State:
 
     def _write(self, shelf: _Shelf, key: str, parts: Sequence[bytes | memoryview]) -> None:
         path = self._path(shelf, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{key}-{os.getpid()}-{threading.get_native_id()}{_PARTIAL}")
-        with partial.open("wb") as file:
-            file.writelines(parts)
+        try:
+            file = partial.open("wb", buffering=0)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = partial.open("wb", buffering=0)
+        with file:
+            for part in parts:
+                file.write(part)
         partial.replace(path)

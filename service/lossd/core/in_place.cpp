@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <omp.h>
+#include <vector>
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -689,33 +690,74 @@ struct Seen {
   int32_t* histogram;   // [threads, C + 1, 256]; what does not count comes first
 };
 
-// One block of pixels; whether all losses that count are finite.
-bool look(const Sample& s, int classes, int64_t begin, int count, float* e, float* x,
-          const Seen& seen, int32_t* histogram) {
+// e^x for x up to 0; what is less than a normal number is one of the smallest.
+inline float normal_exponential(float x) {
+  x = x < -87.0f ? -87.0f : x;  // NaN stays
+  const float shift = 12582912.0f;  // as in `exponential`
+  const float shifted = x * 1.44269504088896341f + shift;
+  const float whole = shifted - shift;
+  const int32_t k = (int32_t)as_bits(shifted) - (int32_t)as_bits(shift);
+  float r = x - whole * 0.693145751953125f;
+  r = r - whole * 1.42860682030941723212e-6f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return p * as_float((uint32_t)(k + 127) << 23);
+}
+
+// One block of pixels; whether all losses that count are finite. QA needs a loss to a sixteenth of
+// a nat, and none of the digits that Softmax::prepare goes to some length for.
+bool look(const Sample& s, int classes, int64_t begin, int count, float* x, const Seen& seen,
+          int32_t* histogram) {
   Softmax block;
-  block.prepare(s, 0, classes, begin, count, e, x);
+  block.load_labels(s, begin, count);
+  const int32_t* const label = block.label;
   int32_t best[BLOCK], level[BLOCK], step[BLOCK];
-  float loss[BLOCK];
-  for (int n = 0; n < BLOCK; n++) best[n] = 0;
-  for (int c = classes - 1; c >= 0; c--) {  // of equal ones the first is written last
+  float loss[BLOCK], top[BLOCK], own[BLOCK], total[BLOCK];
+  for (int n = 0; n < BLOCK; n++) {
+    best[n] = 0;
+    top[n] = -INFINITY;
+    own[n] = total[n] = 0.0f;
+  }
+  for (int c = 0; c < classes; c++) {
+    float* row = x + (int64_t)c * BLOCK;
+    load(s.logits, s.logits_dtype, c * s.pixels + begin, count, row);
+    for (int n = count; n < BLOCK; n++) row[n] = 0.0f;
+#pragma omp simd
+    for (int n = 0; n < BLOCK; n++) {
+      row[n] = label[n] >= 0 ? row[n] : 0.0f;  // what is removed may hold NaN
+      const bool larger = row[n] > top[n];
+      best[n] = larger ? c : best[n];
+      top[n] = larger ? row[n] : top[n];
+      own[n] = label[n] == c ? row[n] : own[n];
+    }
+  }
+  for (int c = 0; c < classes; c++) {
     const float* row = x + (int64_t)c * BLOCK;
 #pragma omp simd
-    for (int n = 0; n < BLOCK; n++) best[n] = row[n] == block.top[n] ? c : best[n];
+    for (int n = 0; n < BLOCK; n++) total[n] += normal_exponential(row[n] - top[n]);
   }
   int bad = 0;
 #pragma omp simd reduction(+ : bad)
   for (int n = 0; n < BLOCK; n++) {
-    const float value = block.surprise[n];
+    // The logarithm of what is no number may be one.
+    const float gap = top[n] - own[n], sum = gap + logarithm(total[n]) + (total[n] - total[n]);
+    const float value = label[n] >= 0 ? sum : 0.0f;
     bad += value - value == 0.0f ? 0 : 1;
-    loss[n] = value > LOSS_CAP_NATS ? LOSS_CAP_NATS : value;
+    const float least = value < 0.0f ? 0.0f : value;
+    loss[n] = least > LOSS_CAP_NATS ? LOSS_CAP_NATS : least;
     const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, halves to even
     const int32_t rounded = (int32_t)((loss[n] * LEVELS_PER_NAT + shift) - shift);
     level[n] = rounded > LEVELS - 1 ? LEVELS - 1 : rounded;
-    const float exact = (1.0f - block.own[n]) * block.inverse[n] * MARGIN_STEPS - 0.5f;
+    const float exact = (1.0f - normal_exponential(-gap)) / total[n] * MARGIN_STEPS - 0.5f;
     const int32_t floor = (int32_t)exact;
     const int32_t up = floor + (exact > (float)floor ? 1 : 0);
     const int32_t clamped = up < 0 ? 0 : up > (int32_t)MARGIN_STEPS ? (int32_t)MARGIN_STEPS : up;
-    step[n] = block.label[n] >= 0 && best[n] != block.label[n] ? clamped : 0;
+    step[n] = label[n] >= 0 && best[n] != label[n] ? clamped : 0;
   }
   if (bad) return false;
   std::memcpy(seen.loss + begin, loss, count * sizeof(float));
@@ -726,8 +768,66 @@ bool look(const Sample& s, int classes, int64_t begin, int count, float* e, floa
   } else {
     for (int n = 0; n < count; n++) ((uint8_t*)seen.predicted)[begin + n] = (uint8_t)best[n];
   }
-  for (int n = 0; n < count; n++) histogram[(block.label[n] + 1) * LEVELS + level[n]]++;
+  for (int n = 0; n < count; n++) histogram[(label[n] + 1) * LEVELS + level[n]]++;
   return true;
+}
+
+// How far from a change of label its boundary reaches beyond the pixels beside it, as
+// BOUNDARY_PIXELS in observation.py says.
+constexpr int WIDER = 2;
+constexpr int64_t CHUNK_ROWS = 32;
+
+// Marks the pixels of a row that lie beside a change of label, of ignored ones too.
+template <class Label>
+void mark_changes(const Label* labels, int64_t height, int64_t width, int64_t y, uint8_t* row) {
+  if (y < 0 || y >= height) {
+    std::memset(row, 0, width);
+    return;
+  }
+  const Label *own = labels + y * width, *above = y > 0 ? own - width : own;
+  const Label* below = y + 1 < height ? own + width : own;
+  for (int64_t x = 0; x < width; x++) row[x] = (own[x] != above[x]) | (own[x] != below[x]);
+  for (int64_t x = 1; x < width; x++) row[x] |= own[x] != own[x - 1];
+  for (int64_t x = 0; x + 1 < width; x++) row[x] |= own[x] != own[x + 1];
+}
+
+// Sums of some rows, in float64: losses, their fourth powers, those at the boundary and how many
+// pixels lie there.
+template <class Label>
+void add_rows(const float* loss, const Label* labels, int64_t height, int64_t width, int64_t begin,
+              int64_t end, double* sums) {
+  constexpr int ROWS = 2 * WIDER + 1;
+  std::vector<uint8_t> memory((ROWS + 1) * width + 2 * WIDER, 0);
+  uint8_t *rows[ROWS], *const near = memory.data() + ROWS * width + WIDER;
+  for (int n = 0; n < ROWS; n++) {
+    rows[n] = memory.data() + n * width;
+    mark_changes(labels, height, width, begin + n - WIDER, rows[n]);
+  }
+  double all = 0, fourth = 0, beside = 0, count = 0;
+  for (int64_t y = begin; y < end; y++) {
+    const Label* label = labels + y * width;
+    const float* value = loss + y * width;
+    for (int64_t x = 0; x < width; x++)
+      near[x] = rows[0][x] | rows[1][x] | rows[2][x] | rows[3][x] | rows[4][x];
+#pragma omp simd reduction(+ : all, fourth, beside, count)
+    for (int64_t x = 0; x < width; x++) {
+      const bool at = (near[x - 2] | near[x - 1] | near[x] | near[x + 1] | near[x + 2]) &&
+                      label[x] >= 0;
+      const float square = value[x] * value[x];
+      all += value[x];
+      fourth += square * square;
+      beside += at ? value[x] : 0.0f;
+      count += at ? 1.0f : 0.0f;
+    }
+    uint8_t* first = rows[0];
+    for (int n = 1; n < ROWS; n++) rows[n - 1] = rows[n];
+    rows[ROWS - 1] = first;
+    mark_changes(labels, height, width, y + 1 + WIDER, first);
+  }
+  sums[0] += all;
+  sums[1] += fourth;
+  sums[2] += beside;
+  sums[3] += count;
 }
 
 }  // namespace
@@ -735,7 +835,7 @@ bool look(const Sample& s, int classes, int64_t begin, int count, float* e, floa
 extern "C" {
 
 // Evidence of one image, see qa/observation.py; 1 if every loss that counts is finite, else 0, and
-// nothing that was written means anything. `floats` is [threads, 2, C, BLOCK].
+// nothing that was written means anything. `floats` is [threads, C, BLOCK].
 int lossd_softmax_observe(const Sample* sample, int classes, const Seen* seen, float* floats,
                           int threads) {
   int finite = 1;
@@ -743,15 +843,13 @@ int lossd_softmax_observe(const Sample* sample, int classes, const Seen* seen, f
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
   for (int64_t tile = 0; tile < tiles; tile++) {
     const int64_t thread = omp_get_thread_num(), end = tile * TILE + TILE;
-    float* e = floats + thread * 2 * classes * BLOCK;
-    float* x = e + (int64_t)classes * BLOCK;
+    float* x = floats + thread * classes * BLOCK;
     int32_t* histogram = seen->histogram + thread * (classes + 1) * LEVELS;
     bool good = true;
     for (int64_t begin = tile * TILE; good && begin < (end < pixels ? end : pixels);
          begin += BLOCK) {
       const int64_t left = pixels - begin;
-      good = look(*sample, classes, begin, left < BLOCK ? (int)left : BLOCK, e, x, *seen,
-                  histogram);
+      good = look(*sample, classes, begin, left < BLOCK ? (int)left : BLOCK, x, *seen, histogram);
     }
     if (!good) {
 #pragma omp atomic write
@@ -759,6 +857,26 @@ int lossd_softmax_observe(const Sample* sample, int classes, const Seen* seen, f
     }
   }
   return finite;
+}
+
+int64_t lossd_chunk_rows() { return CHUNK_ROWS; }
+
+// Sums of every CHUNK_ROWS rows, [chunks, 4], 0 before.
+void lossd_observed_sums(const float* loss, const void* labels, int32_t dtype, int64_t height,
+                         int64_t width, double* sums, int threads) {
+  const int64_t chunks = (height + CHUNK_ROWS - 1) / CHUNK_ROWS;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (int64_t chunk = 0; chunk < chunks; chunk++) {
+    const int64_t begin = chunk * CHUNK_ROWS;
+    const int64_t end = begin + CHUNK_ROWS < height ? begin + CHUNK_ROWS : height;
+    double* own = sums + chunk * 4;
+    if (dtype == INT8)
+      add_rows(loss, (const int8_t*)labels, height, width, begin, end, own);
+    else if (dtype == INT16)
+      add_rows(loss, (const int16_t*)labels, height, width, begin, end, own);
+    else
+      add_rows(loss, (const int32_t*)labels, height, width, begin, end, own);
+  }
 }
 
 }  // extern "C"

@@ -115,6 +115,8 @@ class InPlace:
         self._sums: Callable[..., None] = getattr(loaded, f"lossd_{name}_sums")
         self._gradients: Callable[..., None] = getattr(loaded, f"lossd_{name}_gradients")
         self._observe: Callable[..., int] = loaded.lossd_softmax_observe
+        self._observed_sums: Callable[..., None] = loaded.lossd_observed_sums
+        self._chunk_rows: int = loaded.lossd_chunk_rows()
         if loaded.lossd_sample_bytes() != SAMPLE.itemsize:
             msg = f"{library} was made of another {SOURCE.name}"
             raise RuntimeError(msg)
@@ -246,7 +248,7 @@ class InPlace:
         counts = np.zeros((threads, classes + 1, LEVELS), np.int32)
         outputs = (loss, levels, predicted, margin, counts)
         seen = np.array([one.ctypes.data for one in outputs], np.uint64)
-        floats = np.empty((threads, 2, classes, self._block_pixels), np.float32)
+        floats = np.empty((threads, classes, self._block_pixels), np.float32)
         is_finite = self._observe(
             ctypes.c_void_p(table.ctypes.data),
             ctypes.c_int(classes),
@@ -255,6 +257,32 @@ class InPlace:
             ctypes.c_int(threads),
         )
         return (loss, levels, predicted, margin, counts.sum(0)[1:]) if is_finite else None
+
+    def observed_sums(self, loss: Array, labels: Tensor, size: tuple[int, int]) -> Array:
+        """Sums over an image that its scores are made of, in an order that threads do not change.
+
+        Args:
+            loss: `[P]` float32, 0 where a pixel does not count.
+            labels: `[P]` int8, int16 or int32, -1 where a pixel does not count.
+            size: height and width.
+
+        Returns:
+            `[4]` float64: of the losses, of their fourth powers, of the losses that lie at a
+            boundary, as `qa.observation.boundary` says it, and how many pixels count there.
+        """
+        height, width = size
+        labels = labels.contiguous()
+        sums = np.zeros((-(-height // self._chunk_rows), 4))
+        self._observed_sums(
+            ctypes.c_void_p(loss.ctypes.data),
+            ctypes.c_void_p(labels.data_ptr()),
+            ctypes.c_int32(DTYPES[labels.dtype]),
+            ctypes.c_int64(height),
+            ctypes.c_int64(width),
+            ctypes.c_void_p(sums.ctypes.data),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        return sums.sum(0)
 
     def _call(self, function: Callable[..., None], lot: Lot, *tensors: Tensor | None) -> None:
         """Calls one of the passes; Python's lock is let go of meanwhile."""
@@ -272,30 +300,31 @@ class InPlace:
         return torch.empty(threads, 2, lot.depth, self._block_pixels, dtype=torch.float32)
 
 
-def build(folder: Path) -> Path:
-    """Compiles the source into a folder, unless it is there, and returns the library.
+def build(folder: Path, source: Path = SOURCE) -> Path:
+    """Compiles a source into a folder, unless it is there, and returns the library.
 
     Args:
         folder: for this processor alone, as `compiled.cache_folder` names it.
+        source: C++ that includes nothing of its own.
 
     Raises:
         CompilerError: the compiler refuses; the message is what it says.
     """
-    made_of = hashlib.sha256("\n".join([*_FLAGS, SOURCE.read_text(encoding="utf-8")]).encode())
-    library = folder / f"in_place-{made_of.hexdigest()[:16]}.so"
+    made_of = hashlib.sha256("\n".join([*_FLAGS, source.read_text(encoding="utf-8")]).encode())
+    library = folder / f"{source.stem}-{made_of.hexdigest()[:16]}.so"
     if library.exists():
         return library
     with tempfile.TemporaryDirectory(dir=folder) as made:
         partial = Path(made) / library.name
         compiler = shlex.split(os.environ.get("CXX", "g++"))
         done = subprocess.run(  # noqa: S603 - the operator's own compiler
-            [*compiler, *_FLAGS, str(SOURCE), "-o", str(partial)],
+            [*compiler, *_FLAGS, str(source), "-o", str(partial)],
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            msg = f"{compiler[0]} cannot compile {SOURCE}: {done.stderr[:2000]}"
+            msg = f"{compiler[0]} cannot compile {source}: {done.stderr[:2000]}"
             raise CompilerError(msg)
         partial.replace(library)
     return library

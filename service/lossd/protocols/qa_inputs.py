@@ -29,8 +29,7 @@ from lossd.protocols.json_body import Inputs
 from lossd.protocols.observations import logits_that_look_like_probabilities, undeclared_void
 from lossd.protocols.targets import Labels, read_labels
 from lossd.qa.contexts import Context
-from lossd.qa.judging import Evidence
-from lossd.qa.observation import histogram
+from lossd.qa.findings import Evidence
 from lossd_client.errors import FieldError, LabelOutOfRangeError
 from lossd_client.qa_wire import (
     BYTE_CLASSES,
@@ -292,15 +291,14 @@ def _evidence(
     scores = iter(note.scores for note in notes)
     for one, given in zip(objects, labels, strict=True):
         for index, image in enumerate(given):
-            levels = one.arrays[LOSS_LEVELS][index]
             found = next(scores)
             assert found is not None  # noqa: S101 - `_notes` refused it
             yield Evidence(
                 labels=image,
-                levels=levels,
+                levels=one.arrays[LOSS_LEVELS][index],
                 predicted=_classes_only(one.arrays[PREDICTED][index], image, classes),
                 margin=one.arrays[MARGIN][index],
-                histogram=histogram(image.reshape(-1), levels.reshape(-1), classes),
+                histogram=None,
                 scores=found,
             )
 

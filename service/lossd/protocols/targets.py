@@ -88,7 +88,7 @@ def read_labels(target: Array, kind: Labels, mask: Array | None, loc: Loc) -> Ar
     if kind.classes > np.iinfo(np.int16).max:
         small = np.dtype(np.int32)
     if target.dtype.itemsize == 1:
-        labels = _table(target.dtype, kind, small)[target.view(np.uint8)]
+        labels = _translated(target, _table(target.dtype, kind, small))
     else:
         good = (target >= 0) & (target < kind.classes)
         labels = np.full(target.shape, _WRONG, small)
@@ -155,6 +155,14 @@ def _table(dtype: np.dtype[Any], kind: Labels, small: np.dtype[Any]) -> Array:
     if kind.ignore_index is not None:
         table[values == kind.ignore_index] = _REMOVED
     return table.astype(small)
+
+
+def _translated(target: Array, table: Array) -> Array:
+    if table.itemsize > 1:
+        return table[target.view(np.uint8)]
+    # numpy's indexing would make eight bytes of each index first.
+    codes = bytearray(np.ascontiguousarray(target)).translate(table.tobytes())
+    return np.frombuffer(codes, table.dtype).reshape(target.shape)
 
 
 def _refuse_label(target: Array, wrong: Array, kind: Labels, loc: Loc) -> NoReturn:

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 
+from lossd.qa.findings import Evidence, Find, Findings, Question, counted, find, heat_rows
 from lossd.qa.kinds import region_kinds
 from lossd.qa.levels import Counts, Table, class_tails, worst_mean
-from lossd.qa.points import Heat, heat_table, peaks
-from lossd.qa.regions import Bytes, Disputed, Ints, Stack, choose, disputed_regions
+from lossd.qa.points import BOX_PIXELS, HEAT_PER_NAT, Heat, heat_table
 from lossd.qa.runs import Indices
 from lossd.qa.suspicion import Centres, suspicions
-from lossd_client.qa_wire import (
-    LEVELS,
-    ErrorKind,
-    ObservedScores,
-    ScoreRequest,
-    SubScores,
-)
+from lossd_client.coco_rle import compress_several
+from lossd_client.qa_wire import MARGIN_STEPS, ErrorKind, ScoreRequest, SubScores
 
 Document = dict[str, Any]
 
-_STACK_PIXELS = 1 << 20
-"""Images are looked at together up to so many pixels: more would only take more memory."""
+_LOT_PIXELS = 1 << 20
 
 _MEANINGS: dict[ErrorKind, str] = {
     "missing": "an object of its own that is not annotated",
@@ -57,27 +50,14 @@ class Backdrop:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """One image after the first look, `[H, W]` each."""
-
-    labels: Ints
-    """Given classes, -1 where a pixel does not count."""
-    levels: Bytes
-    predicted: Ints
-    """A class everywhere, also where a pixel does not count."""
-    margin: Bytes
-    histogram: Counts
-    """`[C, 256]`."""
-    scores: ObservedScores
-
-
-@dataclass(frozen=True)
 class Judgement:
     """What is said of one image."""
 
     document: Document
     """The fields of `qa_wire.ImageScores` that were asked for. A model would take longer to make
     than what it says."""
+    histogram: Counts
+    """`[C, 256]`."""
     heat: Heat | None
     """`[H, W]` uint16 in 1/64 of a nat; None where nobody asked."""
 
@@ -89,16 +69,29 @@ class Judge:
         asked: what the request says.
         classes: how many there are.
         backdrop: the data set; None without a context.
+        find: what looks at the images.
     """
 
-    def __init__(self, asked: ScoreRequest, classes: int, backdrop: Backdrop | None) -> None:
+    def __init__(
+        self,
+        asked: ScoreRequest,
+        classes: int,
+        backdrop: Backdrop | None,
+        find: Find = find,
+    ) -> None:
         self._asked = asked
         self._classes = classes
         self._backdrop = backdrop
-        heat = heat_table(None if backdrop is None else backdrop.tails)
-        heat = np.broadcast_to(heat, (classes, LEVELS))
-        # Pixels that do not count are class -1, the last row, and cold.
-        self._heat = np.concatenate((heat, np.zeros((1, LEVELS), heat.dtype))).reshape(-1)
+        self._find = find
+        is_full = asked.detail == "full"
+        table = heat_table(None if backdrop is None else backdrop.tails)
+        self._question = Question(
+            heat=heat_rows(table, classes),
+            classes=classes,
+            margin_steps=math.floor(asked.disputed_margin * MARGIN_STEPS),
+            max_points=asked.max_points if is_full else 0,
+            max_regions=asked.max_regions if is_full else 0,
+        )
 
     def judge(self, images: Sequence[Evidence]) -> Iterator[Judgement]:
         """What is said of each image, in order.
@@ -106,44 +99,41 @@ class Judge:
         Args:
             images: of any sizes; what is said of one does not depend on the others.
         """
-        if self._asked.detail == "scores" and "heat" not in self._asked.arrays:
+        for lot in _lots(images):
+            yield from self._judge_lot(lot)
+
+    def _judge_lot(self, images: Sequence[Evidence]) -> Iterator[Judgement]:
+        asks_heat = "heat" in self._asked.arrays
+        if self._asked.detail == "scores" and not asks_heat:
             for image in images:
-                yield Judgement(self._scores(image), None)
+                histogram = counted(image, self._classes)
+                yield Judgement(self._scores(image, histogram), histogram, None)
             return
-        for _, alike in groupby(images, key=lambda image: image.labels.shape):
-            waiting = list(alike)
-            together = max(1, _STACK_PIXELS // waiting[0].labels.size)
-            for first in range(0, len(waiting), together):
-                yield from self._judge_alike(waiting[first : first + together])
-
-    def _judge_alike(self, images: Sequence[Evidence]) -> Iterator[Judgement]:
-        stack = self._stacked(images)
-        heats = stack.heat[:, :-1]
-        details: Sequence[Document] = [{}] * len(images)
+        found = [self._find(self._question, image) for image in images]
+        details: Iterable[Document] = [{}] * len(images)
         if self._asked.detail == "full":
-            details = self._details(stack, images)
-        for image, heat, more in zip(images, heats, details, strict=True):
-            yield Judgement(
-                {**self._scores(image), **more}, heat if "heat" in self._asked.arrays else None
-            )
+            details = self._details(found)
+        for image, own, more in zip(images, found, details, strict=True):
+            document = {**self._scores(image, own.histogram), **more}
+            yield Judgement(document, own.histogram, own.heat if asks_heat else None)
 
-    def _scores(self, image: Evidence) -> Document:
-        sub_scores = self._sub_scores(image)
+    def _scores(self, image: Evidence, histogram: Counts) -> Document:
+        sub_scores = self._sub_scores(image, histogram)
         return {
             "height": image.labels.shape[0],
             "width": image.labels.shape[1],
-            "pixels": int(image.histogram.sum()),
+            "pixels": int(histogram.sum()),
             "scores": image.scores.model_dump(),
             "sub_scores": None if sub_scores is None else sub_scores.model_dump(),
             "suspicion": self._suspicion(sub_scores),
         }
 
-    def _sub_scores(self, image: Evidence) -> SubScores | None:
+    def _sub_scores(self, image: Evidence, histogram: Counts) -> SubScores | None:
         if self._backdrop is None:
             return None
         return SubScores(
             worst_loss=image.scores.worst_loss,
-            class_tail=worst_mean(self._backdrop.tails, image.histogram),
+            class_tail=worst_mean(self._backdrop.tails, histogram),
             boundary_loss=image.scores.boundary_loss,
         )
 
@@ -154,172 +144,81 @@ class Judge:
         row = [sub_scores.worst_loss, sub_scores.class_tail, math.nan if beside is None else beside]
         return float(suspicions(np.array([row]), self._backdrop.centres)[0])
 
-    # -- images of one size, together ------------------------------------------------------------
-
-    def _stacked(self, images: Sequence[Evidence]) -> Stack:
-        first = images[0]
-        height, width = first.labels.shape
-
-        def stacked(name: str, filling: int) -> Any:
-            array = getattr(first, name)
-            rows = np.full((len(images), height + 1, width), filling, array.dtype)
-            for row, image in zip(rows, images, strict=True):
-                row[:-1] = getattr(image, name)
-            return rows
-
-        labels, levels = stacked("labels", -1), stacked("levels", 0)
-        cells = labels.astype(np.intp)
-        cells *= LEVELS
-        cells += levels
-        return Stack(
-            labels=labels,
-            levels=levels,
-            predicted=stacked("predicted", 0),
-            margin=stacked("margin", 0),
-            heat=self._heat[cells],
-        )
-
-    def _details(self, stack: Stack, images: Sequence[Evidence]) -> list[Document]:
-        asked, count = self._asked, len(images)
-        wrong = np.flatnonzero(stack.labels != stack.predicted)
-        disputed = disputed_regions(stack, wrong, asked.disputed_margin, self._classes)
-        numbers = disputed.largest(asked.max_regions, stack.pitch)
-        regions = self._regions(stack, disputed, numbers)
-        points = self._points(stack, disputed, numbers)
-        classes = self._per_class(stack, images, wrong, disputed)
-        pixels = np.bincount(disputed.places // (stack.pitch * stack.size[1]), minlength=count)
-        found = np.bincount(disputed.found.top // stack.pitch, minlength=count)
-        details = []
-        for index in range(count):
-            kind, reason = _verdict(regions[index])
-            details.append(
-                {
-                    "disputed_pixels": int(pixels[index]),
-                    "kind": kind,
-                    "reason": reason,
-                    "points": points[index],
-                    "regions": regions[index],
-                    "regions_found": int(found[index]),
-                    "per_class": classes[index],
-                }
+    def _details(self, found: Sequence[Findings]) -> Iterator[Document]:
+        kinds = iter(region_kinds([(own.chosen, own.area) for own in found]))
+        texts = iter(_texts(found))
+        for own in found:
+            given, predicted = np.divmod(own.code - 1, self._classes)
+            regions = self._regions(own, given, predicted, zip(kinds, texts, strict=False))
+            swaps = self._swaps(own, given, predicted)
+            columns = zip(
+                *(own.right.tolist(), own.predicted.tolist(), own.histogram.sum(1).tolist()),
+                strict=True,
             )
-        return details
+            yield {
+                "disputed_pixels": int(own.area.sum()),
+                "kind": regions[0]["kind"] if regions else None,
+                "reason": regions[0]["reason"] if regions else None,
+                "points": _points(own),
+                "regions": regions,
+                "regions_found": len(own.code),
+                "per_class": [
+                    self._class(index, ours, mine, right, swaps[index])
+                    for index, (right, mine, ours) in enumerate(columns)
+                    if ours + mine
+                ],
+            }
 
-    def _points(self, stack: Stack, disputed: Disputed, numbers: Indices) -> list[list[Document]]:
-        count, width = len(stack.labels), stack.size[1]
-        found = peaks(stack.heat[:, :-1], self._asked.max_points)
-        places = [
-            (image * stack.pitch + one.y) * width + one.x
-            for image, own in enumerate(found)
-            for one in own
-        ]
-        regions = iter(disputed.found.of(np.array(places, np.intp)).tolist())
-        image_of = (disputed.found.top[numbers] // stack.pitch).tolist()
-        answered: list[dict[int, int]] = [{} for _ in range(count)]
-        for number, image in zip(numbers.tolist(), image_of, strict=True):
-            answered[image][number] = len(answered[image])
-        return [
-            [
-                {
-                    "x": one.x,
-                    "y": one.y,
-                    "score": one.heat,
-                    "region": answered[image].get(next(regions)),
-                }
-                for one in own
-            ]
-            for image, own in enumerate(found)
-        ]
-
-    def _regions(self, stack: Stack, disputed: Disputed, numbers: Indices) -> list[list[Document]]:
-        regions: list[list[Document]] = [[] for _ in stack.labels]
-        if not len(numbers):
-            return regions
-        chosen = choose(disputed, numbers, stack)
+    def _regions(
+        self,
+        found: Findings,
+        given: Indices,
+        predicted: Indices,
+        told: Iterable[tuple[ErrorKind, str]],
+    ) -> list[Document]:
+        numbers = found.chosen["region"]
+        sides = (found.chosen[side].tolist() for side in ("left", "top", "width", "height"))
         columns = (
-            chosen.image.tolist(),
-            region_kinds(stack, disputed, chosen),
-            chosen.boxes(),
-            chosen.rles(stack.size),
-            chosen.area.tolist(),
-            disputed.given[numbers].tolist(),
-            disputed.predicted[numbers].tolist(),
-            disputed.probability[numbers].tolist(),
-            disputed.score[numbers].tolist(),
+            zip(*sides, strict=True),
+            *(array[numbers].tolist() for array in (found.area, given, predicted)),
+            *(array[numbers].tolist() for array in (found.probability, found.score)),
+            told,  # goes on with other images, so that it is read last
         )
-        for image, kind, bbox, counts, area, given, predicted, probability, score in zip(
-            *columns, strict=True
-        ):
-            regions[image].append(
-                {
-                    "bbox": bbox,
-                    "area": area,
-                    "given": given,
-                    "given_name": self._name(given),
-                    "predicted": predicted,
-                    "predicted_name": self._name(predicted),
-                    "probability": probability,
-                    "score": score,
-                    "kind": kind,
-                    "reason": f"labelled {self._called(given)}, predicted "
-                    f"{self._called(predicted)}, p = {probability:.2f} over {area} px: "
-                    f"{_MEANINGS[kind]}",
-                    "rle": {"size": stack.size, "counts": counts},
-                }
-            )
-        return regions
-
-    def _per_class(
-        self, stack: Stack, images: Sequence[Evidence], wrong: Indices, disputed: Disputed
-    ) -> list[list[Document]]:
-        every = np.stack([self._count(image.predicted.reshape(-1)) for image in images])
-        # Few pixels are wrong or do not count: those that are right need not be looked at.
-        rows = wrong // stack.size[1]
-        is_image = rows % stack.pitch < stack.size[0]
-        labels, predicted = (
-            array.reshape(-1)[wrong[is_image]] for array in (stack.labels, stack.predicted)
-        )
-        cells = rows[is_image] // stack.pitch * self._classes + predicted
-        both = every - self._count_cells(cells, len(images))
-        predicted = every - self._count_cells(cells[labels < 0], len(images))
-        swaps = self._swaps(stack, disputed)
         return [
-            [
-                self._class(index, given[index], mine[index], right[index], swaps[image])
-                for index in np.flatnonzero(given + mine).tolist()
-            ]
-            for image, (given, mine, right) in enumerate(
-                zip((one.histogram.sum(1) for one in images), predicted, both, strict=True)
+            {
+                "bbox": bbox,
+                "area": area,
+                "given": given,
+                "given_name": self._name(given),
+                "predicted": predicted,
+                "predicted_name": self._name(predicted),
+                "probability": probability,
+                "score": score,
+                "kind": kind,
+                "reason": f"labelled {self._called(given)}, predicted "
+                f"{self._called(predicted)}, p = {probability:.2f} over {area} px: "
+                f"{_MEANINGS[kind]}",
+                "rle": {"size": found.heat.shape, "counts": counts},
+            }
+            for bbox, area, given, predicted, probability, score, (kind, counts) in zip(
+                *columns, strict=False
             )
         ]
 
-    def _count(self, labels: Ints) -> Indices:
-        return np.bincount(labels, minlength=self._classes)
-
-    def _count_cells(self, cells: Indices, images: int) -> Indices:
-        counts = np.bincount(cells, minlength=images * self._classes)
-        return counts.reshape(images, self._classes)
-
-    def _swaps(self, stack: Stack, disputed: Disputed) -> list[dict[int, dict[int, int]]]:
-        """Disputed pixels of each image by given and predicted class."""
-        swaps: list[dict[int, dict[int, int]]] = [
-            defaultdict(lambda: defaultdict(int)) for _ in stack.labels
-        ]
-        for image, ours, theirs, area in zip(
-            (disputed.found.top // stack.pitch).tolist(),
-            disputed.given.tolist(),
-            disputed.predicted.tolist(),
-            disputed.found.area.tolist(),
-            strict=True,
+    def _swaps(
+        self, found: Findings, given: Indices, predicted: Indices
+    ) -> dict[int, dict[int, int]]:
+        """Disputed pixels by given and predicted class."""
+        swaps: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        for ours, theirs, area in zip(
+            given.tolist(), predicted.tolist(), found.area.tolist(), strict=True
         ):
-            swaps[image][ours][theirs] += area
+            swaps[ours][theirs] += area
         return swaps
 
     def _class(
-        self, index: int, given: int, predicted: int, both: int, swaps: dict[int, dict[int, int]]
+        self, index: int, given: int, predicted: int, both: int, taken_for: dict[int, int]
     ) -> Document:
-        given, predicted, both = int(given), int(predicted), int(both)
-        taken_for = swaps.get(index, {})
         disputed = sum(taken_for.values())
         swap: Document | None = None
         if taken_for:
@@ -348,12 +247,34 @@ class Judge:
         return self._name(index) or f"class {index}"
 
 
-def _verdict(regions: Sequence[Document]) -> tuple[ErrorKind | None, str | None]:
-    """Kind whose regions weigh most together, and the reason of the heaviest of them."""
-    weight: dict[ErrorKind, float] = defaultdict(float)
-    for region in regions:
-        weight[region["kind"]] += region["score"]
-    if not weight:
-        return None, None
-    kind = max(weight, key=lambda one: weight[one])
-    return kind, next(region["reason"] for region in regions if region["kind"] == kind)
+def _lots(images: Sequence[Evidence]) -> Iterator[Sequence[Evidence]]:
+    """Neighbours that are looked at together: more would only take more memory."""
+    first = pixels = 0
+    for index, image in enumerate(images):
+        if index > first and pixels + image.labels.size > _LOT_PIXELS:
+            yield images[first:index]
+            first, pixels = index, 0
+        pixels += image.labels.size
+    if first < len(images):
+        yield images[first:]
+
+
+def _texts(found: Sequence[Findings]) -> list[str]:
+    """COCO's strings of all described regions of some images."""
+    counts = np.concatenate([own.counts for own in found])
+    before = np.cumsum([0, *(len(own.counts) for own in found[:-1])])
+    first = np.concatenate([own.first + at for own, at in zip(found, before, strict=True)])
+    return compress_several(counts, first) if len(first) else []
+
+
+def _points(found: Findings) -> list[Document]:
+    answered = {region: index for index, region in enumerate(found.chosen["region"].tolist())}
+    return [
+        {
+            "x": x,
+            "y": y,
+            "score": total / (BOX_PIXELS * HEAT_PER_NAT),
+            "region": answered.get(region),
+        }
+        for x, y, total, region in found.points.tolist()
+    ]

@@ -7,24 +7,26 @@ one that something happened to.
   it, and `swapped` if not.
 - Little of the region's outline lies at the predicted class in the annotation: an object is
   `missing` there.
-- It lies along the outline of an object: that is `dilated` where the object's own pixels are
-  disputed and `eroded` where its neighbour's are predicted as it.
-- Both of one object, on opposite sides: it is `shifted`; in several bits all around: `coarse`.
+- It lies along the outline of an object, which is straight nearly everywhere: that is `coarse`.
+- Both sides of one object are disputed, on opposite sides of its middle: it is `shifted`.
+- Else it is `dilated` where the object's own pixels are disputed, and `eroded` where its
+  neighbour's are predicted as it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lossd.qa.regions import Chosen, Disputed, Floats, Stack
-from lossd.qa.runs import Components, Indices, components
+from lossd.qa.regions import Floats
+from lossd.qa.runs import Indices
 from lossd_client.qa_wire import ErrorKind
 
 Flags = npt.NDArray[np.bool_]
+Table = np.ndarray[Any, Any]
 
 _WHOLE: Final = 0.5
 """From such a share of a given object on, it is disputed as a whole."""
@@ -34,137 +36,75 @@ _TOUCHING: Final = 0.2
 """From such a share of its edge on, a region lies along the outline of the predicted class."""
 _BOTH_SIDES: Final = 0.25
 """From such a ratio of areas on, two sides are about equally wrong."""
-_COARSE_BITS: Final = 4
-"""From so many bits on, inside and outside together, an outline is coarse."""
-_STEPS: Final = ((-1, 0), (0, -1), (0, 1), (1, 0))
+_STRAIGHT: Final = 0.9
+"""From such a share of chords on, an outline has too few corners."""
+_REGION_PLACES: Final = 8
+_JUDGED_PLACES: Final = 20
+"""An outline of fewer places is too short to be judged."""
 
 
-@dataclass(frozen=True)
-class _Edges:
-    """Pixels beside the edges of regions, E of them, one for each side of a region's pixel."""
-
-    index: Indices
-    """`[E]` which of the chosen regions."""
-    given: Indices
-    """`[E]` class of the pixel beside."""
-    given_object: Indices
-    """`[E]` given object that the pixel beside belongs to."""
-
-
-def region_kinds(stack: Stack, disputed: Disputed, chosen: Chosen) -> list[ErrorKind]:
-    """Kind of each chosen region.
+def region_kinds(images: Sequence[tuple[Table, Indices]]) -> list[ErrorKind]:
+    """Kind of each described region of some images, one after the other.
 
     Args:
-        stack: the images.
-        disputed: all regions of the stack.
-        chosen: some of them.
+        images: of each, rows of `findings.CHOSEN`, and pixels of all its regions; what is said of
+            one does not depend on the others.
     """
-    labels = stack.tall
-    objects = components(labels + labels.dtype.type(1))
-    row = chosen.row[chosen.first] + chosen.image * stack.pitch
-    own = objects.of(row * labels.shape[1] + chosen.column[chosen.first])
-    edges = _edges(stack, objects, disputed, chosen)
-    predicted = disputed.predicted[chosen.numbers]
-    count = len(chosen.numbers)
-
-    def number(is_counted: Flags) -> Indices:
-        return np.bincount(edges.index[is_counted], minlength=count)
-
-    is_predicted = edges.given == predicted[edges.index]
-    is_other = edges.given_object != own[edges.index]
-    is_whole = chosen.area >= _WHOLE * objects.area[own]
-    is_around = number(is_predicted & is_other) >= _AROUND * np.maximum(1, number(is_other))
-    every = np.ones(len(edges.index), np.bool_)
-    is_touching = number(is_predicted) >= np.maximum(1.0, _TOUCHING * number(every))
-    touched = _most_frequent(edges.index[is_predicted], edges.given_object[is_predicted], count)
-    is_inside = objects.area[own] < objects.area[touched]
-    kinds = np.select(
-        [is_whole & is_around, is_whole, ~is_touching, is_inside],
-        ["extra", "swapped", "missing", "dilated"],
-        "eroded",
+    regions = np.concatenate([chosen for chosen, _ in images])
+    area = np.concatenate([area[chosen["region"]] for chosen, area in images])
+    image = np.repeat(np.arange(len(images)), [len(chosen) for chosen, _ in images])
+    at_predicted = regions["edges_at_predicted"]
+    is_whole = area >= _WHOLE * regions["own_area"]
+    is_around = at_predicted >= _AROUND * np.maximum(1, regions["edges_at_others"])
+    is_touching = at_predicted >= np.maximum(1.0, _TOUCHING * regions["edges"])
+    is_inside = regions["own_area"] < regions["touched_area"]
+    is_outline = ~is_whole & is_touching
+    is_straight = (
+        _are_straight(regions["places"], regions["chords"], _JUDGED_PLACES)
+        & ~_are_straight(regions["region_places"], regions["region_chords"], _REGION_PLACES)
     )
-    is_outline = ~(is_whole | ~is_touching)
-    sides = _Sides(np.where(is_inside, own, touched), is_inside, is_outline)
-    return _outlines(kinds, sides, _centres(objects, stack.pitch), chosen)
+    kinds: list[ErrorKind] = np.select(
+        [
+            is_whole & is_around,
+            is_whole,
+            ~is_touching,
+            is_straight,
+            _is_shifted(regions, image, area, is_inside, is_outline),
+            is_inside,
+        ],
+        ["extra", "swapped", "missing", "coarse", "shifted", "dilated"],
+        "eroded",
+    ).tolist()
+    return kinds
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """Which outline each of the chosen regions lies along, and on which side."""
-
-    given_object: Indices
-    is_inside: Flags
-    is_outline: Flags
-    """Whether it lies along one at all."""
-
-
-def _edges(stack: Stack, objects: Components, disputed: Disputed, chosen: Chosen) -> _Edges:
-    height, width = stack.size
-    labels = stack.tall.reshape(-1)
-    regions = np.full(labels.shape, -1, np.int32)
-    regions[disputed.places] = disputed.region
-    index = chosen.index
-    above = chosen.image[index] * stack.pitch
-    own = chosen.numbers[index]
-    found: list[tuple[Indices, Indices]] = []
-    for down, right in _STEPS:
-        row, column = chosen.row + down, chosen.column + right
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        places = ((above + row) * width + column)[inside]
-        beyond = regions[places] != own[inside]
-        found.append((index[inside][beyond], places[beyond]))
-    which = np.concatenate([index for index, _ in found])
-    places = np.concatenate([places for _, places in found])
-    given = labels[places]
-    counts = given >= 0
-    return _Edges(which[counts], given[counts].astype(np.intp), objects.of(places[counts]))
-
-
-def _most_frequent(index: Indices, values: Indices, count: int) -> Indices:
-    """Most frequent value of each index, the smallest of equal ones; 0 where there is none."""
-    most = np.zeros(count, np.intp)
-    if not len(index):
-        return most
-    base = int(values.max()) + 1
-    pairs, number = np.unique(index * base + values, return_counts=True)
-    order = np.lexsort((-pairs, number))  # the one that counts comes last and is written last
-    which, value = np.divmod(pairs[order], base)
-    most[which] = value
-    return most
-
-
-def _outlines(
-    kinds: npt.NDArray[np.str_], sides: _Sides, centre: Floats, chosen: Chosen
-) -> list[ErrorKind]:
-    """The kinds, with those along one object's outline taken together."""
-    count = centre.shape[1]
-    along = np.where(sides.is_outline, sides.given_object, 0)
-    centres = chosen.centres()
-
-    def middle(side: Flags) -> tuple[Floats, Floats, Indices]:
-        """Area, mean row and column, and number of the regions on a side of each object."""
-        weight = np.where(side, chosen.area, 0)
-        area = np.bincount(along, weights=weight, minlength=count).astype(np.float64)
-        sums = [np.bincount(along, weights=weight * axis, minlength=count) for axis in centres.T]
-        bits = np.bincount(along[side], minlength=count)
-        return area, np.stack(sums) / np.maximum(area, 1), bits
-
-    inner_area, inner, inner_bits = middle(sides.is_outline & sides.is_inside)
-    outer_area, outer, outer_bits = middle(sides.is_outline & ~sides.is_inside)
-    is_both = np.minimum(inner_area, outer_area) >= _BOTH_SIDES * np.maximum(inner_area, outer_area)
-    is_both &= (inner_bits > 0) & (outer_bits > 0)
-    is_opposite = ((inner - centre) * (outer - centre)).sum(0) < 0
-    is_shifted = is_both & is_opposite
-    is_coarse = is_both & ~is_opposite & (inner_bits + outer_bits >= _COARSE_BITS)
-    kinds = np.where(sides.is_outline & is_shifted[along], "shifted", kinds)
-    kinds = np.where(sides.is_outline & is_coarse[along], "coarse", kinds)
-    found: list[ErrorKind] = kinds.tolist()
+def _are_straight(places: Indices, chords: Indices, least: int) -> Flags:
+    found: Flags = (places >= least) & (chords >= _STRAIGHT * places)
     return found
 
 
-def _centres(objects: Components, pitch: int) -> Floats:
-    """Mean row and column in its image of every object, `[2, K]`."""
-    length = objects.length
-    row, column = objects.row % pitch, (objects.start + objects.end - 1) / 2
-    sums = [np.bincount(objects.component, weights=axis * length) for axis in (row, column)]
-    return np.stack(sums) / objects.area
+def _is_shifted(
+    regions: Table, image: Indices, area: Indices, is_inside: Flags, is_outline: Flags
+) -> Flags:
+    """Whether both sides of the object that a region lies along are disputed, opposite."""
+    along = np.where(is_inside, regions["own"], regions["touched"])
+    along = along * (int(image.max(initial=0)) + 1) + image  # objects are counted in each image
+    objects, first, which = np.unique(along, return_index=True, return_inverse=True)
+    count = len(objects)
+    sums = np.stack((regions["row_sum"], regions["column_sum"]))
+    doubled = 2 * regions["along_row_sum"][first], regions["along_column_sum"][first]
+    centre = np.stack(doubled) / (2 * regions["along_area"][first])
+
+    def middle(side: Flags) -> tuple[Floats, Floats]:
+        """Area, and mean row and column, of the regions on a side of each object."""
+        own = which[side]
+        weight = np.bincount(own, weights=area[side], minlength=count)
+        mean = [np.bincount(own, weights=axis[side], minlength=count) for axis in sums]
+        return weight.astype(np.float64), np.stack(mean) / np.maximum(weight, 1)
+
+    inner_area, inner = middle(is_outline & is_inside)
+    outer_area, outer = middle(is_outline & ~is_inside)
+    least = np.minimum(inner_area, outer_area)
+    is_both = (least > 0) & (least >= _BOTH_SIDES * np.maximum(inner_area, outer_area))
+    found: Flags = (is_both & (((inner - centre) * (outer - centre)).sum(0) < 0))[which]
+    return found

@@ -39,6 +39,11 @@ def level_losses() -> Table:
     return np.arange(LEVELS) / LEVELS_PER_NAT
 
 
+def given_probabilities() -> Table:
+    """Probability of the given class at each level, `[256]` float64: `exp(-loss)`."""
+    return np.asarray(np.exp(-level_losses()))
+
+
 def class_tails(histogram: Counts) -> Table:
     """How rare so large a loss is among all pixels of the same given class.
 

@@ -239,13 +239,14 @@ def _widened(mask: Array, axis: int) -> Array:
     return wide
 
 
-def scores(seen: Observation, labels: Array, counts: Array) -> Array:
+def scores(seen: Observation, labels: Array, counts: Array, in_place: InPlace | None = None) -> Array:
     """Scores of an image that need no other image.
 
     Args:
         seen: its pixels.
         labels: `[H, W]`, -1 where a pixel does not count.
         counts: its histogram, `[C, 256]`.
+        in_place: what adds up on a processor, where there is such a thing.
 
     Returns:
         `[4]` float64 in nats, in the order of `OBSERVED_SCORES`: 0 where no pixel counts, NaN for
@@ -254,21 +255,27 @@ def scores(seen: Observation, labels: Array, counts: Array) -> Array:
     pixels = int(counts.sum())
     if pixels == 0:
         return np.array([0.0, math.nan, 0.0, 0.0])
-    near = (boundary(labels) & (labels >= 0)).reshape(-1)
-    beside = int(np.count_nonzero(near))
-    square = np.square(seen.loss)
+    if in_place is None:
+        sums = _sums(seen.loss, labels)
+    else:
+        size = (labels.shape[0], labels.shape[1])
+        sums = in_place.observed_sums(seen.loss, torch.from_numpy(labels), size)
+    total, fourth, at_boundary, beside = sums.tolist()
     return np.array(
         [
             _worst_loss(seen, counts, pixels),
-            _sum(seen.loss * near) / beside if beside else math.nan,
-            _sum(seen.loss) / pixels,
-            (_sum(np.square(square)) / pixels) ** 0.25,
+            at_boundary / beside if beside else math.nan,
+            total / pixels,
+            (fourth / pixels) ** 0.25,
         ]
     )
 
 
-def _sum(values: Array) -> float:
-    return float(np.sum(values, dtype=np.float64))
+def _sums(loss: Array, labels: Array) -> Array:
+    """Of losses, their fourth powers, and losses at the boundary; and pixels that count there."""
+    near = (boundary(labels) & (labels >= 0)).reshape(-1)
+    terms = (loss, np.square(np.square(loss)), loss * near, near)
+    return np.array([np.sum(term, dtype=np.float64) for term in terms])
 
 
 def _worst_loss(seen: Observation, counts: Array, pixels: int) -> float:
@@ -307,7 +314,7 @@ def evaluate_observation(
                 seen, counts = _looked_at(job, part, index, device, in_place)
             except BadPixelError:
                 return bad_pixel_error(job, part, index)
-            for name, array in _written(seen, counts, part, index).items():
+            for name, array in _written(seen, counts, part, index, in_place).items():
                 tensors[numbered(number, name, job.samples)] = array
             number += 1
     return Outcome(tensors, {})
@@ -333,7 +340,11 @@ def _looked_at(
 
 
 def _written(
-    seen: Observation, counts: Array, part: ObservationPart, index: int
+    seen: Observation,
+    counts: Array,
+    part: ObservationPart,
+    index: int,
+    in_place: InPlace | None,
 ) -> dict[str, Array]:
     size = part.size
     labels = part.target[index].numpy().reshape(size)
@@ -342,7 +353,7 @@ def _written(
         PREDICTED: seen.predicted.reshape(size),
         MARGIN: seen.margin.reshape(size),
         HISTOGRAM: counts,
-        OBSERVED: scores(seen, labels, counts),
+        OBSERVED: scores(seen, labels, counts, in_place),
     }
 
 

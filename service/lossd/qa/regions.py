@@ -12,99 +12,51 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lossd.qa.levels import level_losses
+from lossd.qa.levels import given_probabilities
 from lossd.qa.points import HEAT_PER_NAT, Heat
 from lossd.qa.runs import Components, Indices, components
-from lossd_client.coco_rle import compress_several
 from lossd_client.qa_wire import MARGIN_STEPS
 
 Ints = npt.NDArray[np.integer]
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-_TWO_BYTE_CODES = 65535
-
-
-@dataclass(frozen=True)
-class Stack:
-    """N images of one size as the judge sees them, one below the other, all `[N, H + 1, W]`.
-
-    Below every image lies a row that does not count, so that nothing reaches from one into the next
-    and all can be looked at in one go.
-    """
-
-    labels: Ints
-    """Given classes, -1 where a pixel does not count."""
-    levels: Bytes
-    predicted: Ints
-    margin: Bytes
-    heat: Heat
-    """In 1/64 of a nat, 0 where a pixel does not count."""
-
-    @property
-    def pitch(self) -> int:
-        """Rows from an image to the next."""
-        return int(self.labels.shape[1])
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of each image."""
-        return self.labels.shape[1] - 1, self.labels.shape[2]
-
-    @property
-    def tall(self) -> Ints:
-        """The labels of all, `[N · (H + 1), W]`."""
-        return self.labels.reshape(-1, self.labels.shape[2])
-
 
 @dataclass(frozen=True)
 class Disputed:
-    """The disputed regions of a stack, K of them in reading order, N pixels together."""
+    """The disputed regions of an image, K of them in reading order, N pixels together."""
 
     found: Components
     places: Indices
     """`[N]` disputed pixels in reading order: row · width + column."""
     region: Indices
     """`[N]` region of each."""
-    given: Indices
-    """`[K]` class of the annotation."""
-    predicted: Indices
-    """`[K]` class of the prediction."""
     probability: Floats
     """`[K]` mean probability of the predicted class."""
     score: Floats
     """`[K]` sum of the heat over the square root of the area, in nats."""
 
-    def largest(self, most: int, pitch: int) -> Indices:
-        """Regions of the largest scores of each image, by image, largest first.
-
-        Of equal ones the first in the image goes first.
+    def largest(self, most: int) -> Indices:
+        """Regions of the largest scores, largest first; of equal ones the first in the image.
 
         Args:
-            most: of each image.
-            pitch: rows from an image to the next.
+            most: how many.
         """
-        image = self.found.top // pitch
-        order = np.lexsort((-self.score, image))
-        image = image[order]
-        place = np.arange(len(order)) - np.searchsorted(image, image)
-        return order[place < most]
+        return np.argsort(-self.score, kind="stable")[:most]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some regions of a stack, M of them with N pixels together, by region, column, row."""
+    """Some regions of an image, M of them with N pixels together, by region, column, row."""
 
     numbers: Indices
-    """`[M]` regions of the stack."""
-    image: Indices
-    """`[M]` which image each lies in."""
+    """`[M]` regions of the image."""
     first: Indices
     """`[M]` where the pixels of each begin."""
     row: Indices
-    """`[N]` row in the image."""
+    """`[N]`."""
     column: Indices
-    """`[N]` column in the image."""
+    """`[N]`."""
 
     @property
     def area(self) -> Indices:
@@ -116,22 +68,17 @@ class Chosen:
         """`[N]` which of the chosen each pixel belongs to."""
         return np.repeat(np.arange(len(self.numbers)), self.area)
 
-    def boxes(self) -> list[tuple[int, int, int, int]]:
-        """First column and row, width, height of each."""
-        last = self.first + self.area - 1
-        left, right = self.column[self.first], self.column[last]
+    def boxes(self) -> tuple[Indices, Indices, Indices, Indices]:
+        """First column and row, width, height of each, `[M]`; there is at least one."""
+        left, right = self.column[self.first], self.column[self.first + self.area - 1]
         top = np.minimum.reduceat(self.row, self.first)
         bottom = np.maximum.reduceat(self.row, self.first)
-        sides = (left, top, right - left + 1, bottom - top + 1)
-        return list(zip(*(side.tolist() for side in sides), strict=True))
+        return left, top, right - left + 1, bottom - top + 1
 
-    def centres(self) -> Floats:
-        """Mean row and column of each, `[M, 2]`."""
-        sums = [np.add.reduceat(axis, self.first) for axis in (self.row, self.column)]
-        return np.stack(sums, axis=1) / self.area[:, None]
-
-    def rles(self, size: tuple[int, int]) -> list[str]:
-        """COCO's compressed code of each as a mask of the whole image."""
+    def run_lengths(self, size: tuple[int, int]) -> tuple[Indices, Indices]:
+        """COCO's counts of each as a mask of the whole image, and where those of each begin."""
+        if not len(self.numbers):
+            return np.zeros(0, np.intp), np.zeros(0, np.intp)
         height, pixels = size[0], math.prod(size)
         places = self.column * height + self.row
         ends_run = np.flatnonzero(np.diff(places) != 1) + 1
@@ -149,60 +96,64 @@ class Chosen:
         first = bounds - np.arange(len(begins))
         last = np.append(first[1:], len(counts)) - 1
         empty = last[counts[last] == 0]  # a mask that ends inside has no count behind
-        first = first - np.searchsorted(empty, first)
-        return compress_several(np.delete(counts, empty), first)
+        return np.delete(counts, empty), first - np.searchsorted(empty, first)
 
 
 def disputed_regions(
-    stack: Stack, wrong: Indices, disputed_margin: float, classes: int
+    labels: Ints,
+    predicted: Ints,
+    margin: Bytes,
+    levels: Bytes,
+    heat: Heat,
+    *,
+    margin_steps: int,
+    classes: int,
 ) -> Disputed:
-    """The disputed regions of a stack.
+    """The disputed regions of an image.
 
     Args:
-        stack: its bytes.
-        wrong: where given and predicted class differ, in reading order; pixels that do not count
-            may be among them.
-        disputed_margin: by how much the predicted class leads at least, in [0, 1]; margins are
-            known in steps of 1/255.
+        labels: given classes, -1 where a pixel does not count, `[H, W]` as all of these.
+        predicted: predicted classes.
+        margin: by how much they lead, in steps of 1/255.
+        levels: losses in sixteenths of a nat.
+        heat: in 1/64 of a nat.
+        margin_steps: a pixel is disputed where the margin is above.
         classes: how many there are.
     """
-    given = stack.labels.reshape(-1)[wrong]
-    is_sure = (stack.margin.reshape(-1)[wrong] > disputed_margin * MARGIN_STEPS) & (given >= 0)
-    places = wrong[is_sure]
-    given = given[is_sure].astype(np.intp)
-    codes = np.zeros(stack.tall.shape, np.uint16 if classes**2 <= _TWO_BYTE_CODES else np.int32)
-    codes.reshape(-1)[places] = given * classes + stack.predicted.reshape(-1)[places] + 1
+    is_disputed = (labels >= 0) & (labels != predicted) & (margin > margin_steps)
+    places = np.flatnonzero(is_disputed)
+    codes = np.zeros(labels.shape, np.int32)
+    flat = codes.reshape(-1)
+    flat[places] = labels.reshape(-1)[places]
+    flat[places] = flat[places] * classes + predicted.reshape(-1)[places] + 1
     found = components(codes)
     region = np.repeat(found.component, found.length)
-    count = len(found.code)
 
     def sums(values: Floats) -> Floats:
         # Pixels come in reading order, and so the sums are made.
-        return np.bincount(region, weights=values, minlength=count).astype(np.float64)
+        counted = np.bincount(region, weights=values, minlength=len(found.code))
+        return counted.astype(np.float64)
 
-    of_given = np.exp(-level_losses())[stack.levels.reshape(-1)[places]]
-    probability = np.minimum(stack.margin.reshape(-1)[places] / MARGIN_STEPS + of_given, 1.0)
-    heat = sums(stack.heat.reshape(-1)[places] / HEAT_PER_NAT)
+    of_given = given_probabilities()[levels.reshape(-1)[places]]
+    probability = np.minimum(margin.reshape(-1)[places] / MARGIN_STEPS + of_given, 1.0)
     return Disputed(
         found=found,
         places=places,
         region=region,
-        given=(found.code - 1) // classes,
-        predicted=(found.code - 1) % classes,
         probability=sums(probability) / found.area,
-        score=heat / np.sqrt(found.area),
+        score=sums(heat.reshape(-1)[places] / HEAT_PER_NAT) / np.sqrt(found.area),
     )
 
 
-def choose(disputed: Disputed, numbers: Indices, stack: Stack) -> Chosen:
-    """Some regions of a stack with their pixels.
+def choose(disputed: Disputed, numbers: Indices, size: tuple[int, int]) -> Chosen:
+    """Some regions of an image with their pixels.
 
     Args:
         disputed: all of them.
-        numbers: which; at least one.
-        stack: where they lie.
+        numbers: which.
+        size: height and width of the image.
     """
-    height, width = stack.tall.shape
+    height, width = size
     rank = np.full(len(disputed.score), -1)
     rank[numbers] = np.arange(len(numbers))
     index = rank[disputed.region]
@@ -212,5 +163,4 @@ def choose(disputed: Disputed, numbers: Indices, stack: Stack) -> Chosen:
     keys = np.sort((index[is_chosen] * width + column) * height + row)
     rest, row = np.divmod(keys, height)
     index, column = np.divmod(rest, width)
-    first = np.searchsorted(index, np.arange(len(numbers)))
-    return Chosen(numbers, row[first] // stack.pitch, first, row % stack.pitch, column)
+    return Chosen(numbers, np.searchsorted(index, np.arange(len(numbers))), row, column)

@@ -1,0 +1,106 @@
+"""`findings.find` in C++, for processors: `findings.cpp`. It lets go of Python's lock."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from lossd.qa.findings import CHOSEN, Evidence, Findings, Question
+from lossd.qa.levels import given_probabilities
+from lossd_client.qa_wire import LEVELS
+
+SOURCE: Final = Path(__file__).with_name("findings.cpp")
+
+IMAGE: Final = np.dtype(
+    [
+        *((name, np.uint64) for name in ("labels", "levels", "predicted", "margin")),
+        *((name, np.int64) for name in ("height", "width", "label_bytes", "predicted_bytes")),
+        ("histogram", np.uint64),
+    ]
+)
+QUESTION: Final = np.dtype(
+    [
+        *((name, np.uint64) for name in ("heat", "given_probability")),
+        *((name, np.int64) for name in ("classes", "margin_steps", "max_points", "max_regions")),
+    ]
+)
+_LAYOUT: Final = (IMAGE.itemsize, QUESTION.itemsize, len(CHOSEN.names or ()))
+_POINT = 4  # numbers
+_GIVEN_PROBABILITY: Final = given_probabilities()
+
+
+class CompiledFind:
+    """`findings.find`, compiled; for any thread.
+
+    Args:
+        library: what `in_place.build` made of `SOURCE`.
+    """
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        layout = loaded.lossd_findings_layout
+        layout.restype = ctypes.c_int64
+        if layout() != _LAYOUT[0] * 10000 + _LAYOUT[1] * 100 + _LAYOUT[2]:
+            msg = f"{library} was made of another {SOURCE.name}"
+            raise RuntimeError(msg)
+        self._find: Callable[..., int | None] = loaded.lossd_find
+        loaded.lossd_find.restype = ctypes.c_void_p
+        self._take: Callable[..., None] = loaded.lossd_take
+
+    def __call__(self, question: Question, image: Evidence) -> Findings:
+        """What the image has, as `findings.find` says it."""
+        labels, levels, predicted, margin = (
+            np.ascontiguousarray(array)
+            for array in (image.labels, image.levels, image.predicted, image.margin)
+        )
+        heat_table = np.ascontiguousarray(question.heat)
+        asked = np.zeros(1, QUESTION)
+        asked["heat"], asked["given_probability"] = _at(heat_table), _at(_GIVEN_PROBABILITY)
+        asked["classes"], asked["margin_steps"] = question.classes, question.margin_steps
+        asked["max_points"], asked["max_regions"] = question.max_points, question.max_regions
+        said = np.zeros(1, IMAGE)
+        for name, array in zip(IMAGE.names or (), (labels, levels, predicted, margin), strict=False):
+            said[name] = _at(array)
+        said["height"], said["width"] = labels.shape
+        counts = image.histogram
+        if counts is None:
+            counts = np.zeros((question.classes, LEVELS), np.int64)
+            said["histogram"] = _at(counts)
+        said["label_bytes"], said["predicted_bytes"] = labels.itemsize, predicted.itemsize
+        heat = np.empty(labels.shape, np.uint16)
+        right, mine = np.zeros((2, question.classes), np.int64)
+        sizes = np.zeros(4, np.int64)
+        handle = self._find(*map(_pointer, (asked, said, heat, right, mine, sizes)))
+        if handle is None:
+            raise MemoryError
+        regions, chosen, lengths, points = sizes.tolist()
+        found = Findings(
+            heat=heat,
+            histogram=counts,
+            right=right,
+            predicted=mine,
+            code=np.empty(regions, np.int64),
+            area=np.empty(regions, np.int64),
+            score=np.empty(regions),
+            probability=np.empty(regions),
+            chosen=np.empty(chosen, CHOSEN),
+            counts=np.empty(lengths, np.int64),
+            first=np.empty(chosen, np.int64),
+            points=np.empty((points, _POINT), np.int64),
+        )
+        taken = (found.code, found.area, found.score, found.probability, found.chosen)
+        rest = (found.counts, found.first, found.points)
+        self._take(ctypes.c_void_p(handle), *map(_pointer, (*taken, *rest)))
+        return found
+
+
+def _at(array: np.ndarray[Any, Any]) -> int:
+    return array.ctypes.data
+
+
+def _pointer(array: np.ndarray[Any, Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
