@@ -232,6 +232,11 @@ def test_a_context_that_the_service_forgot_is_put_again(
     assert content(tmp_path) == content(reference)
 
 
+def whole_records(out: Path) -> list[str]:
+    paths = out.glob("state/observed/*/*")
+    return [path.name for path in paths if not path.name.endswith(".partial")]
+
+
 def test_it_survives_being_killed(url: str, tmp_path: Path) -> None:
     # Every image fills a request, so that there is something to interrupt.
     data = qa_data_set.make(tmp_path / "set", count=5, dtype="float32", sizes=[(900, 900)])
@@ -240,18 +245,17 @@ def test_it_survives_being_killed(url: str, tmp_path: Path) -> None:
     more = ["--workers", "1", "--overlays", "none"]
     with subprocess.Popen([*command, *more], start_new_session=True) as process:  # noqa: S603 - ours
         until = time.monotonic() + 60
-        while not list(out.glob("state/observed/*/*")) and process.poll() is None:
+        while not whole_records(out) and process.poll() is None:
             assert time.monotonic() < until
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not (out / "ranking.csv").exists()
-    kept = [path.name for path in out.glob("state/observed/*/*")]
+    whole = whole_records(out)
     seen = watched(url)
     with client_of(seen) as client:
         score(**data.score_options(client=client, out=out))
     first = [document for document, _ in seen.bodies() if "context" not in document]
-    whole = [name for name in kept if not name.endswith(".partial")]
     assert 1 <= len(whole) < 5
     assert len(first) == 5 - len(whole)
     apart = tmp_path / "apart"

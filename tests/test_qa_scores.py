@@ -53,10 +53,15 @@ def evidence(logits: Array, target: Array, ignored: int | None = None) -> Eviden
     )
 
 
+def counts_of(image: Evidence) -> Array:
+    assert image.histogram is not None
+    return image.histogram
+
+
 def judged(
     images: Sequence[Evidence], backdrop: Backdrop | None = None, **asked: object
 ) -> list[Document]:
-    classes = len(images[0].histogram)
+    classes = len(counts_of(images[0]))
     judge = Judge(ScoreRequest.model_validate(asked), classes, backdrop)
     return [one.document for one in judge.judge(images)]
 
@@ -84,10 +89,10 @@ def test_class_tails_by_hand() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_class_tail_is_the_mean_over_the_worst_pixels(seed: int) -> None:
     images = [evidence(*picture(number)) for number in range(seed, seed + 4)]
-    total = sum((image.histogram for image in images), np.zeros((4, 256), np.int64))
+    total = sum(map(counts_of, images), np.zeros((4, 256), np.int64))
     for image in images:
         expected = class_tail_score(total, image.labels, image.levels, image.labels >= 0)
-        assert worst_mean(class_tails(total), image.histogram) == pytest.approx(expected)
+        assert worst_mean(class_tails(total), counts_of(image)) == pytest.approx(expected)
 
 
 def test_worst_pixels_are_at_least_one() -> None:
@@ -159,7 +164,12 @@ def test_a_region_has_one_point() -> None:
     codes = NOWHERE.copy()
     codes[10, 5:45] = 3
     first, second = peaks(heat, components(codes), 5).tolist()
-    assert first == [7, 8, 5 * 640, -1]  # the first of equal boxes; the region is closed all the same
+    assert first == [
+        7,
+        8,
+        5 * 640,
+        -1,
+    ]  # the first of equal boxes; the region is closed all the same
     assert second[:3] == [6, 28, 64]
     without = peaks(heat, components(NOWHERE), 5)
     assert (without[:4, 1] < 20).all()
@@ -266,7 +276,7 @@ def test_classes_by_hand() -> None:
 @pytest.mark.parametrize("detail", ["full", "scores"])
 def test_company_and_sharding_change_nothing(detail: str) -> None:
     images = [evidence(*picture(seed, size=(20 + seed % 2, 33))) for seed in range(6)]
-    total = sum((image.histogram for image in images), np.zeros((4, 256), np.int64))
+    total = sum(map(counts_of, images), np.zeros((4, 256), np.int64))
     backdrop = Backdrop.of(total, Centres((2.0, 2.0, 1.0), (1.0, 1.0, 1.0), 6))
     together = judged(images, backdrop, detail=detail)
     alone = [judged([image], backdrop, detail=detail)[0] for image in images]

@@ -18,6 +18,8 @@ from pydantic_settings import CliApp
 from benchmarks.qa.cleanlab import Cleanlab, cleanlab, write_labels, write_probabilities
 from benchmarks.qa.data import KINDS, SETS, CamVid
 from benchmarks.qa.figures import Points, Ranking, hits, mean_of, ranking, shares
+from benchmarks.qa.kinds import Told, confusion, told_kinds
+from benchmarks.qa.rescore import rescoring
 from benchmarks.report import Cell, Report, Row, Section, environment
 from benchmarks.start_up import free_port, serving, wait_for
 from lossd.core.compiled import choose_mode
@@ -116,9 +118,12 @@ def run(
         bench = Bench(data, folder, port, pid, rival, quick)
         if rival is not None:
             write_probabilities(data, bench.probabilities)
-        detection, pointing = _detection(bench)
+        detection, pointing, kinds = _detection(bench)
         sections = [*detection, Section("points on changed pixels, at most 2 px beside", pointing)]
+        sections.append(Section("probable kind of the region at the error", confusion(kinds)))
         sections.append(Section("speed, in turns", _speed(bench)))
+        edits = rescoring(folder, port, quick=quick)
+        sections.append(Section("an edited mask of 1024 x 1024 x 4 scored again", edits))
         sections.append(Section("peak memory by number of images", _memory(bench)))
     return Report(
         name="qa",
@@ -136,13 +141,15 @@ def _service(kernels: Kernels) -> Iterator[tuple[int, int]]:
         yield port, process.pid
 
 
-def _detection(bench: Bench) -> tuple[list[Section], list[Row]]:
-    """Figures of every score: over all errors, and of each kind against untouched images."""
+def _detection(bench: Bench) -> tuple[list[Section], list[Row], list[Told]]:
+    """Figures of every score, over all errors and by kind; of points; and what kinds are told."""
     found: dict[str, dict[str, list[Ranking]]] = {}
     points: dict[str, list[tuple[str, list[bool]]]] = {}
+    named: list[Told] = []
     for number in SETS[:2] if bench.quick else SETS:
         kinds = bench.data.kinds(number)
-        told, pointed = _of_set(bench, number)
+        told, pointed, own_kinds = _of_set(bench, number)
+        named += own_kinds
         for label, suspicion in told.items():
             for kind, figures in _by_kind(bench.data.names, kinds, suspicion):
                 found.setdefault(label, {}).setdefault(kind, []).append(figures)
@@ -159,13 +166,13 @@ def _detection(bench: Bench) -> tuple[list[Section], list[Row]]:
         )
         for attribute in attributes
     ]
-    return sections, [_pointing_row(label, own) for label, own in points.items()]
+    return sections, [_pointing_row(label, own) for label, own in points.items()], named
 
 
 def _of_set(
     bench: Bench, number: int
-) -> tuple[dict[str, Mapping[str, float]], dict[str, Mapping[str, Points]]]:
-    """Suspicions and points by image, of every score."""
+) -> tuple[dict[str, Mapping[str, float]], dict[str, Mapping[str, Points]], list[Told]]:
+    """Suspicions and points by image, of every score, and what the kinds are."""
     folder = bench.folder / f"set-{number}"
     bench.data.write_set(number, folder, bench.predictions)
     with bench.score(folder) as report:
@@ -175,6 +182,7 @@ def _of_set(
         pointed: dict[str, Mapping[str, Points]] = {
             "lossd": {image.name: image.points for image in report}
         }
+        kinds = list(told_kinds(bench.data, number, report))
     if bench.cleanlab is not None:
         answer = bench.cleanlab.ask(
             bench.labels(number), bench.probabilities, bench.data.ignore_index, scores=True
@@ -183,7 +191,7 @@ def _of_set(
         told[_SOFTMIN] = dict(zip(names, answer["softmin"], strict=True))
         told[_ISSUES] = dict(zip(names, answer["num_pixel_issues"], strict=True))
         pointed["cleanlab, largest regions"] = dict(zip(names, answer["points"], strict=True))
-    return told, pointed
+    return told, pointed, kinds
 
 
 def _by_kind(

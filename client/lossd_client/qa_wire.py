@@ -289,10 +289,10 @@ class ImageScores(_Answered):
     disputed_pixels: int | None = None
     """None with detail `scores`, as all that follows."""
     kind: ErrorKind | None = None
-    """That of the image's regions that weigh most together; None without regions."""
+    """That of the region of the largest score, as the reason; None without regions."""
     reason: str | None = None
     points: list[Point] | None = None
-    """Largest heat first, at least 10 px apart."""
+    """Largest heat first, more than 10 px apart, at most one in a disputed region."""
     regions: list[Region] | None = None
     regions_found: int | None = None
     """How many there are, answered or not."""

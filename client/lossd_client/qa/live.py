@@ -156,5 +156,5 @@ class LiveScorer:
             scores=scores.scores,
             points=tuple((point.x, point.y) for point in scores.points or ()),
             regions=tuple(regions_of(image.name, scores, self._data.classes)),
-            heat_nats=(answered.arrays[HEAT] / LEVELS_PER_NAT).astype(np.float32),
+            heat_nats=np.divide(answered.arrays[HEAT], LEVELS_PER_NAT, dtype=np.float32),
         )

@@ -282,7 +282,8 @@ class InPlace:
             ctypes.c_void_p(sums.ctypes.data),
             ctypes.c_int(torch.get_num_threads()),
         )
-        return sums.sum(0)
+        total: Array = sums.sum(0)
+        return total
 
     def _call(self, function: Callable[..., None], lot: Lot, *tensors: Tensor | None) -> None:
         """Calls one of the passes; Python's lock is let go of meanwhile."""

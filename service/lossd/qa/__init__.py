@@ -7,8 +7,10 @@
     runs         connected pixels by way of runs, for regions and given objects
     points       where to look first
     regions      disputed pixels that belong together
-    kinds        what probably went wrong there, from the outlines alone
-    judging      all of it for one image
+    outlines     how straight outlines are
+    findings     all that is found in one image; compiled_findings: the same in C++
+    kinds        what probably went wrong in a region, from the outlines alone
+    judging      what is said of images
 
 Observing is work of the engine, the rest is work on bytes for worker threads. Between the two there
 are only integers and a few sums in float64, so an image judged from its bytes and an image judged

@@ -63,7 +63,9 @@ class CompiledFind:
         asked["classes"], asked["margin_steps"] = question.classes, question.margin_steps
         asked["max_points"], asked["max_regions"] = question.max_points, question.max_regions
         said = np.zeros(1, IMAGE)
-        for name, array in zip(IMAGE.names or (), (labels, levels, predicted, margin), strict=False):
+        for name, array in zip(
+            IMAGE.names or (), (labels, levels, predicted, margin), strict=False
+        ):
             said[name] = _at(array)
         said["height"], said["width"] = labels.shape
         counts = image.histogram

@@ -1,7 +1,7 @@
 """What is found in the bytes of one image: heat, disputed regions, what lies around them, points.
 
-Nothing here is judged. `find` says with numpy what it is; on a processor with a compiler the service
-takes `compiled_findings`, which says the same to the bit.
+Nothing here is judged. `find` says with numpy what it is; on a processor with a compiler the
+service takes `compiled_findings`, which says the same to the bit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from lossd.qa.levels import Counts
 from lossd.qa.outlines import outlines

@@ -59,10 +59,9 @@ def region_kinds(images: Sequence[tuple[Table, Indices]]) -> list[ErrorKind]:
     is_touching = at_predicted >= np.maximum(1.0, _TOUCHING * regions["edges"])
     is_inside = regions["own_area"] < regions["touched_area"]
     is_outline = ~is_whole & is_touching
-    is_straight = (
-        _are_straight(regions["places"], regions["chords"], _JUDGED_PLACES)
-        & ~_are_straight(regions["region_places"], regions["region_chords"], _REGION_PLACES)
-    )
+    is_straight = _are_straight(
+        regions["places"], regions["chords"], _JUDGED_PLACES
+    ) & ~_are_straight(regions["region_places"], regions["region_chords"], _REGION_PLACES)
     kinds: list[ErrorKind] = np.select(
         [
             is_whole & is_around,

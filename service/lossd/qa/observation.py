@@ -239,7 +239,9 @@ def _widened(mask: Array, axis: int) -> Array:
     return wide
 
 
-def scores(seen: Observation, labels: Array, counts: Array, in_place: InPlace | None = None) -> Array:
+def scores(
+    seen: Observation, labels: Array, counts: Array, in_place: InPlace | None = None
+) -> Array:
     """Scores of an image that need no other image.
 
     Args:

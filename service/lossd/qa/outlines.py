@@ -70,7 +70,7 @@ def outlines(labels: npt.NDArray[np.integer], objects: Components) -> Outlines:
 def _judged(
     runs: Components, position: Indices, is_border: npt.NDArray[np.bool_], own: Indices
 ) -> tuple[Indices, npt.NDArray[np.bool_]]:
-    """Runs at one side of whose first or last pixel the outline can be followed, and is straight."""
+    """Runs beside which the outline can be followed both ways, and whether it is straight."""
     wide = runs.width + 3
     key = runs.row * wide + position + 1
     below = np.full(len(key) + 1, len(key))

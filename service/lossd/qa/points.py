@@ -51,7 +51,9 @@ def heat_levels(heat: Heat) -> npt.NDArray[np.uint8]:
         heat: of any shape, in 1/64 of a nat.
     """
     step = HEAT_PER_NAT // LEVELS_PER_NAT
-    return np.minimum((heat + step // 2) // step, LEVELS - 1).astype(np.uint8)
+    levels = (heat + np.uint16(step // 2)) >> np.uint16(step.bit_length() - 1)  # a power of two
+    found: npt.NDArray[np.uint8] = np.minimum(levels, np.uint16(LEVELS - 1)).astype(np.uint8)
+    return found
 
 
 def peaks(heat: Heat, regions: Components, most: int) -> Indices:
