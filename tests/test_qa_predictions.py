@@ -3,6 +3,7 @@
 import struct
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -203,3 +204,25 @@ def test_a_place_without_predictions_is_told(tmp_path: Path) -> None:
             DataError, match=r"holds no predictions\. Looked for: a folder of \.npy"
         ):
             read_predictions(place)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4"])
+def test_what_is_sent_is_what_is_read(tmp_path: Path, dtype: str, order: Literal["C", "F"]) -> None:
+    values = np.arange(24, dtype=dtype).reshape(2, 3, 4)
+    np.save(tmp_path / "a.npy", np.array(values, order=order))
+    np.savez(tmp_path / "b.npz", a=values)
+    (entry,) = read_predictions(tmp_path / "a.npy")
+    (member,) = read_predictions(tmp_path / "b.npz")
+    np.testing.assert_array_equal(entry.mapped(), entry.read())
+    np.testing.assert_array_equal(member.mapped(), values)
+    assert isinstance(entry.mapped(), np.memmap) == (order == "C" and dtype != ">f4")
+
+
+def test_a_file_that_was_cut_off_is_not_sent(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((2, 3, 4), np.float32))
+    (entry,) = read_predictions(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(DataError, match="cannot be read as an array"):
+        entry.mapped()
