@@ -47,22 +47,14 @@ def _covers(region: Region, changed: npt.NDArray[np.bool_]) -> bool:
 
 
 def confusion(told: Sequence[Told]) -> list[Row]:
-    """A row for each kind of error: what the regions at it are taken for."""
-    counts = Counter((kind, at) for kind, at, _ in told)
+    """A row for each kind of error, and for all: what the regions at it are taken for."""
     rows: list[Row] = []
-    for kind in NAMES.values():
-        own = [each for each in told if each[0] == kind]
+    for kind in (*NAMES.values(), "all"):
+        own = [each for each in told if kind in (each[0], "all")]
+        counts = Counter(at for _, at, _ in own)
         cells: dict[str, Cell] = {"error": kind, "images": len(own)}
-        cells |= {other: counts[kind, other] for other in (*NAMES.values(), NOTHING)}
-        cells["region right"] = float(np.mean([at == kind for _, at, _ in own]))
-        cells["image right"] = float(np.mean([image == kind for _, _, image in own]))
+        cells |= {other: counts[other] for other in (*NAMES.values(), NOTHING)}
+        cells["region right"] = float(np.mean([at == error for error, at, _ in own]))
+        cells["image right"] = float(np.mean([image == error for error, _, image in own]))
         rows.append(cells)
-    rows.append(
-        {
-            "error": "all",
-            "images": len(told),
-            "region right": float(np.mean([at == kind for kind, at, _ in told])),
-            "image right": float(np.mean([image == kind for kind, _, image in told])),
-        }
-    )
     return rows
