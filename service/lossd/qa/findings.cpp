@@ -192,8 +192,10 @@ void sweep(const Question& q, const Image& image, uint16_t* heat, int64_t* right
         int64_t* const counts = image.histogram + (int64_t)mine * LEVELS;
         for (int32_t n = x; n < end; n++) counts[level[n]]++;
       }
-      if (mine >= 0) predicted[o[x]] += end - x;
-      if (mine == o[x]) right[mine] += end - x;
+      if (mine >= 0) {
+        predicted[o[x]] += end - x;
+        if (mine == o[x]) right[mine] += end - x;
+      }
       const bool at_end = end == width;
       if (at_end || l[end] != mine) {
         if (mine >= 0) found.objects.add(y, object_from, end, mine + 1);
