@@ -57,6 +57,7 @@ class DataSet:
             "ignore_index": IGNORED,
             "progress": "none",
             "overlays": 0,
+            "views": "none",
         }
         return {**options, **more}
 

@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from lossd_client.qa import ClassList, DataError, LabelRules, Problem, compact, region_of
+from lossd_client.qa.colours import class_colour
 from lossd_client.qa.files import whole, write_problems
-from lossd_client.qa.overlays import Overlay, class_colour, draw
+from lossd_client.qa.overlays import Overlay, draw
 from lossd_client.qa.painting import UNLABELLED
 from lossd_client.qa.passes import Context
 from lossd_client.qa.pictures import read_photo

@@ -99,6 +99,7 @@ class Bench:
                 client=client,
                 out=out,
                 overlays=0,
+                views="none",
                 workers=_WORKERS,
                 progress="none",
                 start="fresh",

@@ -16,11 +16,12 @@ from lossd_client._client import Client
 from lossd_client.errors import LossdError
 from lossd_client.qa.classes import parse_map
 from lossd_client.qa.dataset import DataSet, Paths, RefusedError, open_data_set
+from lossd_client.qa.decisions import Decisions, read_decisions
 from lossd_client.qa.passes import Options, StateError
 from lossd_client.qa.predictions import RequestedKind
 from lossd_client.qa.problems import DataError, Problem
 from lossd_client.qa.progress import Progress
-from lossd_client.qa.report import EXPORTS, Report
+from lossd_client.qa.report import EXPORTS, OVERLAYS, VIEWS, Report, Views, Wanted
 from lossd_client.qa.scoring import STATE, Shard, Start, observe_shard, score_data_set
 from lossd_client.qa.tables import print_report
 
@@ -73,14 +74,30 @@ def _run(known: argparse.Namespace) -> int:
     _say(f"predictions are {data.choice.kind}: {data.choice.reason}")
     _say(f"{len(data.pairs)} images, {len(data.classes)} classes")
     options = Options(known.disputed_margin, known.workers, known.progress)
+    decisions = _decisions(known)
     with _client(known) as client:
         if known.shard is not None:
             return _observe(known, data, client, options)
         start: Start = "fresh" if known.fresh else "resume"
-        with score_data_set(data, client, options, out=known.out, start=start) as report:
-            report.write(known.out, overlays=known.overlays, exports=known.export)
+        with score_data_set(
+            data, client, options, out=known.out, start=start, decisions=decisions
+        ) as report:
+            report.write(known.out, Wanted(known.overlays, known.views, known.export))
             report.tidy()
             return _finish(known, report)
+
+
+def _decisions(known: argparse.Namespace) -> Decisions:
+    """What is decided already; contradictions are told."""
+    for path in known.decisions:
+        for folder in (OVERLAYS, STATE):
+            if path.resolve().is_relative_to((known.out / folder).resolve()):
+                told = f"is in the folder {folder} of --out, which runs clear; move it first"
+                raise DataError(str(path), told)
+    decisions = read_decisions(known.decisions)
+    for conflict in decisions.conflicts:
+        _say(str(conflict))
+    return decisions
 
 
 def _observe(known: argparse.Namespace, data: DataSet, client: Client, options: Options) -> int:
@@ -168,6 +185,22 @@ def _describe_report(group: "argparse._ArgumentGroup") -> None:
         help="pictures, of the worst (default: %(default)s)",
     )
     group.add_argument(
+        "--views",
+        type=_views,
+        default=VIEWS,
+        metavar="N|all|none",
+        help="images of report.html that can be looked at closely, of the worst; none: no page "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--decisions",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="decisions that report.html saved; they are read, never written; may be repeated",
+    )
+    group.add_argument(
         "--export",
         action="append",
         choices=sorted(EXPORTS),
@@ -239,6 +272,14 @@ def _label_map(text: str) -> Mapping[int, int]:
 def _overlays(text: str) -> int | None:
     if text in {"all", "none"}:
         return None if text == "all" else 0
+    return _number(int, low=0, high=1_000_000)(text)
+
+
+def _views(text: str) -> Views:
+    if text == "all":
+        return "all"
+    if text == "none":
+        return "none"
     return _number(int, low=0, high=1_000_000)(text)
 
 

@@ -33,6 +33,8 @@ _REFUSED: frozenset[ProblemKind] = frozenset({"size", "classes", "labels"})
 _MIN_CLASSES = 2
 _KEPT_TARGET_BYTES = 32 << 20
 """Of labels that were read to be checked and need not be read again to be sent."""
+_LABELS_KEY_LENGTH = 12
+"""Characters; two states of one mask have to differ in them, not any two masks."""
 
 
 class RefusedError(ValueError):
@@ -75,6 +77,8 @@ class DataSet:
         rules: what labels mean.
         choice: what the predictions are, and why.
         problems: what is left out.
+        paths: where it is.
+        annotation_format: what the annotations were found to be.
     """
 
     pairs: tuple[Pair, ...]
@@ -82,6 +86,8 @@ class DataSet:
     rules: LabelRules
     choice: KindChoice
     problems: tuple[Problem, ...]
+    paths: Paths
+    annotation_format: str
 
     def target(self, pair: Pair) -> Mask:
         """Labels of an image as they travel.
@@ -136,11 +142,13 @@ class Item:
     Attributes:
         pair: the image.
         key: changes when the annotation's labels, the prediction or their meaning change.
+        labels_key: changes when the annotation's labels change.
         target: the labels as they travel; None where the first images took the room for them.
     """
 
     pair: Pair
     key: str
+    labels_key: str
     target: Mask | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -197,7 +205,9 @@ def open_data_set(
     if not matched.pairs:
         raise DataError(str(paths.images), _nothing(problems, annotations))
     rules = LabelRules(len(classes), dict(mapping or {}), ignore_index)
-    return DataSet(matched.pairs, classes, rules, choice, tuple(problems))
+    return DataSet(
+        matched.pairs, classes, rules, choice, tuple(problems), paths, annotations.format
+    )
 
 
 def check_data_set(data: DataSet, workers: int) -> tuple[tuple[Item, ...], tuple[Problem, ...]]:
@@ -231,13 +241,13 @@ def _checked(data: DataSet, pair: Pair) -> Item | Problem:
     try:
         if data.choice.kind == "labels":
             data.prediction(pair)
-        target = data.target(pair)
-        return Item(pair, _key(data, pair, target), target)
+        return _item(data, pair)
     except DataError as error:
         return Problem.from_error(error)
 
 
-def _key(data: DataSet, pair: Pair, target: Mask) -> str:
+def _item(data: DataSet, pair: Pair) -> Item:
+    target = np.ascontiguousarray(data.target(pair))
     said = {
         "prediction": [pair.prediction.file, pair.prediction.version()],
         "kind": data.choice.kind,
@@ -245,8 +255,9 @@ def _key(data: DataSet, pair: Pair, target: Mask) -> str:
         "target": [str(target.dtype), list(target.shape)],
     }
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(target).data)
-    return digest.hexdigest()
+    digest.update(target.data)
+    labels = hashlib.sha256(target.data).hexdigest()[:_LABELS_KEY_LENGTH]
+    return Item(pair, digest.hexdigest(), labels, target)
 
 
 def _class_list(

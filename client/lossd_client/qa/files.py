@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +16,7 @@ from lossd_client.qa.ranking import RankedImage
 RANKING_COLUMNS = (
     *("rank", "name", "suspicion", "probable_kind", "disputed_pixels"),
     *("worst_loss", "class_tail", "boundary_loss", "mean_loss", "l4_loss"),
-    *("pixels", "regions", "reason", "annotator", "job", "file"),
+    *("pixels", "regions", "reason", "annotator", "job", "file", "verdict"),
 )
 PROBLEM_COLUMNS = ("kind", "file", "detail")
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
@@ -25,9 +25,10 @@ Reviewed = Iterable[tuple[RankedImage, Sequence[Region]]]
 """Images, the worst first, with their regions, the most disputed first; read one at a time."""
 
 
-def write_ranking(path: Path, ranking: Iterable[RankedImage]) -> None:
-    """The ranking as CSV: scores in nats, empty where there is none."""
-    _write_table(path, RANKING_COLUMNS, map(_ranking_row, ranking))
+def write_ranking(path: Path, ranking: Iterable[RankedImage], verdicts: Mapping[str, str]) -> None:
+    """The ranking as CSV: scores in nats, empty where there is none; verdicts by image."""
+    rows = ((*_ranking_row(image), verdicts.get(image.name)) for image in ranking)
+    _write_table(path, RANKING_COLUMNS, rows)
 
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:

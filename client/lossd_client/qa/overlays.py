@@ -5,7 +5,6 @@ looked at first marked in the photo. What needs telling is written above and bel
 picture can be sent on alone.
 """
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,11 +14,11 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from lossd_client.qa.classes import ClassList
+from lossd_client.qa.colours import HEAT_STOPS, HOT_NATS, IGNORED_COLOUR, Colour, class_colour
 from lossd_client.qa.export import Region
 from lossd_client.qa.painting import Mask
 
 Rgb = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 _PANEL_PX: Final = 640
 """Longer side of a panel, for images that are not larger."""
@@ -39,19 +38,6 @@ _INK: Final = (25, 25, 25)
 _QUIET: Final = (95, 95, 95)
 _PAPER: Final = (255, 255, 255)
 _OUTLINE: Final = (255, 255, 255)
-_IGNORED: Final = (0, 0, 0)
-_HEAT_STOPS: Final = ((10, 8, 24), (88, 22, 106), (186, 54, 84), (245, 125, 21), (252, 250, 165))
-"""From cold to hot, steadily lighter, so that it also works in grey."""
-_HOT_NATS: Final = 8.0
-"""Heat at the light end of the scale."""
-
-# Neighbours differ in hue and lightness; later classes go round the circle of hues again.
-_FIRST_COLOURS: Final = (
-    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178)),
-    *((213, 94, 0), (204, 121, 167), (140, 86, 75), (148, 103, 189), (127, 127, 127)),
-    *((153, 255, 153), (23, 190, 207), (227, 26, 28), (178, 223, 138)),
-)
-_GOLDEN_ANGLE: Final = 0.618033988749895
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,26 +84,13 @@ def draw(overlay: Overlay, classes: ClassList) -> Image.Image:
         "photo": photo,
         "given": _tinted(photo, overlay.given, ignored),
         "predicted": _tinted(photo, overlay.predicted, np.zeros_like(ignored)),
-        f"heat, 0 to {_HOT_NATS:.0f} nats": _heat(overlay.heat_nats, size),
+        f"heat, 0 to {HOT_NATS:.0f} nats": _heat(overlay.heat_nats, size),
     }
     _mark_points(panels["photo"], overlay)
     edges = [_edges(region.mask(), size) for region in overlay.regions]
     for panel in panels.values():
         _outline(panel, overlay, edges)
     return _sheet(panels, overlay, _legend(overlay, classes))
-
-
-def class_colour(label: int) -> Colour:
-    """Colour of a class, the same in every picture.
-
-    Example:
-        >>> class_colour(0), class_colour(20) != class_colour(21)
-        ((230, 159, 0), True)
-    """
-    if label < len(_FIRST_COLOURS):
-        return _FIRST_COLOURS[label]
-    red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN_ANGLE % 1, 0.55 + label % 3 * 0.2, 0.9)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -131,14 +104,14 @@ def _tinted(photo: Image.Image, labels: Mask, ignored: npt.NDArray[np.bool_]) ->
     known = np.where(ignored, 0, labels)
     table = np.array([class_colour(label) for label in range(int(known.max()) + 1)], np.uint8)
     colours = table[known]
-    colours[ignored] = _IGNORED
+    colours[ignored] = IGNORED_COLOUR
     tint = Image.fromarray(colours).resize(photo.size, Image.Resampling.NEAREST)
     return Image.blend(photo.convert("L").convert("RGB"), tint, _TINT)
 
 
 def _heat(heat_nats: npt.NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
-    places = np.linspace(0, _HOT_NATS, len(_HEAT_STOPS))
-    channels = [np.interp(heat_nats, places, channel) for channel in zip(*_HEAT_STOPS, strict=True)]
+    places = np.linspace(0, HOT_NATS, len(HEAT_STOPS))
+    channels = [np.interp(heat_nats, places, channel) for channel in zip(*HEAT_STOPS, strict=True)]
     colours = np.stack(channels, axis=-1).astype(np.uint8)
     return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
 
@@ -182,7 +155,7 @@ def _legend(overlay: Overlay, classes: ClassList) -> list[tuple[Colour, str]]:
     entries = [
         (class_colour(label), name) for label, name in enumerate(classes.names) if label in shown
     ]
-    return [*entries, (_IGNORED, "ignored")] if overlay.ignored_label in given else entries
+    return [*entries, (IGNORED_COLOUR, "ignored")] if overlay.ignored_label in given else entries
 
 
 def _sheet(

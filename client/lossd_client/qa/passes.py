@@ -139,7 +139,8 @@ class Passes:
         service: by whom.
         state: what is known already.
         options: what is asked for; an attribute too.
-        numerics_version: the service's; answers of another one are not mixed with its own.
+        numerics_version: the service's; answers of another one are not mixed with its own. An
+            attribute too.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class Passes:
         self._service = service
         self._state = state
         self.options = options
-        self._numerics_version = numerics_version
+        self.numerics_version = numerics_version
         self._request = ScoreRequest(
             prediction_kind=data.choice.kind,
             ignore_index=data.rules.ignored_label,
@@ -267,7 +268,7 @@ class Passes:
 
     def observed_key(self, item: Item) -> str:
         """Name of an image's first record."""
-        return _digest({"image": item.key, "numerics": self._numerics_version})
+        return _digest({"image": item.key, "numerics": self.numerics_version})
 
     def judged_key(self, item: Item, context: Context) -> str:
         """Name of an image's second record."""

@@ -69,6 +69,26 @@ def read_photo(path: Path) -> Image.Image:
         return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
 
 
+def read_thumbnail(path: Path, longest_px: int) -> Image.Image:
+    """A photo in small, as shown on a screen; of a JPEG no more is decoded than that needs.
+
+    Args:
+        path: as for `read_photo`.
+        longest_px: the longer side, unless the photo is smaller.
+
+    Returns:
+        RGB.
+
+    Raises:
+        DataError: the file is no such picture.
+    """
+    with _opened(path, _PHOTO_FORMATS, _in_memory(path)) as picture:
+        picture.draft("RGB", (longest_px, longest_px))
+        upright = _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+    upright.thumbnail((longest_px, longest_px), Image.Resampling.BOX)
+    return upright
+
+
 def mask_size(path: Path) -> tuple[int, int]:
     """Height and width of a mask; its pixels are not read.
 

@@ -12,6 +12,9 @@ from lossd_client.qa.state import Judged
 from lossd_client.qa_wire import ClassScores, ErrorKind, ImageScores, ObservedScores, SubScores
 from lossd_client.qa_wire import Region as AnsweredRegion
 
+_SWAPS = 3
+"""Swaps of a class that are told."""
+
 
 @dataclass(frozen=True, slots=True)
 class RankedImage:
@@ -83,9 +86,8 @@ class ClassRow:
         dice: Dice coefficient of annotation and prediction over all pixels; None where the class
             is neither given nor predicted.
         disputed_pixels: pixels given this class that are disputed.
-        swapped_with: the class that most images' disputed pixels of it are taken for, weighted by
-            their pixels; None where none are disputed.
-        swapped_pixels: how many they are.
+        swaps: classes that most images' disputed pixels of it are taken for, weighted by their
+            pixels, and how many they are; the most frequent first, at most three.
     """
 
     label: int
@@ -94,8 +96,17 @@ class ClassRow:
     predicted_pixels: int
     dice: float | None
     disputed_pixels: int
-    swapped_with: str | None
-    swapped_pixels: int
+    swaps: tuple[tuple[str, int], ...]
+
+    @property
+    def swapped_with(self) -> str | None:
+        """The first of `swaps`; None where no pixel is disputed."""
+        return self.swaps[0][0] if self.swaps else None
+
+    @property
+    def swapped_pixels(self) -> int:
+        """How many pixels of it are taken for `swapped_with`."""
+        return self.swaps[0][1] if self.swaps else 0
 
     @property
     def disputed_share(self) -> float:
@@ -161,8 +172,7 @@ class ClassTotals:
     def _row(self, label: int, name: str) -> ClassRow:
         given, predicted = self._given[label], self._predicted[label]
         both = given + predicted
-        swaps = self._swaps.get(label, Counter())
-        other, pixels = min(swaps.items(), key=lambda swap: (-swap[1], swap[0]), default=(None, 0))
+        swaps = sorted(self._swaps.get(label, {}).items(), key=lambda swap: (-swap[1], swap[0]))
         return ClassRow(
             label=label,
             name=name,
@@ -170,8 +180,7 @@ class ClassTotals:
             predicted_pixels=predicted,
             dice=2 * self._agreed[label] / both if both else None,
             disputed_pixels=self._disputed[label],
-            swapped_with=None if other is None else self._classes.names[other],
-            swapped_pixels=pixels,
+            swaps=tuple((self._classes.names[other], pixels) for other, pixels in swaps[:_SWAPS]),
         )
 
 

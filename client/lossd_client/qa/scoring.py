@@ -16,12 +16,13 @@ from lossd_client.qa.dataset import (
     check_data_set,
     open_data_set,
 )
+from lossd_client.qa.decisions import Decisions, read_decisions
 from lossd_client.qa.passes import Context, Options, Passes
 from lossd_client.qa.predictions import RequestedKind
 from lossd_client.qa.problems import Problem
 from lossd_client.qa.progress import Progress
 from lossd_client.qa.ranking import ClassTotals, RankedImage, ranked, unranked
-from lossd_client.qa.report import Export, Report
+from lossd_client.qa.report import VIEWS, Export, Report, Views, Wanted
 from lossd_client.qa.service import QaService
 from lossd_client.qa.state import Judged, State
 
@@ -57,7 +58,9 @@ def score(
     out: str | Path | None = None,
     disputed_margin: float = 0.5,
     overlays: int | None = 20,
+    views: Views = VIEWS,
     exports: Sequence[Export] = (),
+    decisions: Sequence[str | Path] = (),
     workers: int = 4,
     progress: Progress = "auto",
     start: Start = "resume",
@@ -81,7 +84,10 @@ def score(
         disputed_margin: a pixel is disputed where the predicted class's probability exceeds the
             given one's by more, in [0, 1].
         overlays: how many images get a picture, the worst first; None for all.
+        views: how many images of `report.html` can be looked at closely, the worst first; `none`
+            writes no page.
         exports: files for other tools.
+        decisions: files that the page saved; regions that are decided are not written again.
         workers: how many requests are under way at a time.
         progress: a bar, lines or nothing on standard error.
         start: `resume` a run that was ended, or begin `fresh`.
@@ -91,7 +97,7 @@ def score(
 
     Raises:
         RefusedError: the data contradicts what was said of it; nothing was scored.
-        DataError: there is nothing to score.
+        DataError: there is nothing to score, or a file of decisions is none.
         LossdError: the service failed; call again to go on.
 
     Example:
@@ -104,20 +110,27 @@ def score(
         ...     for image in report.ranking[:3]:
         ...         print(image.rank, image.name, image.suspicion, image.reason)
     """
+    decided = read_decisions(map(Path, decisions))
     named = None if classes is None else Path(classes)
     paths = Paths(Path(images), Path(annotations), Path(predictions), named)
     data = open_data_set(paths, ignore_index=ignore_index, mapping=mapping, kind=prediction_kind)
     options = Options(disputed_margin, workers, progress)
     folder = None if out is None else Path(out)
-    report = score_data_set(data, client, options, out=folder, start=start)
+    report = score_data_set(data, client, options, out=folder, start=start, decisions=decided)
     if folder is not None:
-        report.write(folder, overlays=overlays, exports=exports)
+        report.write(folder, Wanted(overlays, views, exports))
     report.tidy()
     return report
 
 
 def score_data_set(
-    data: DataSet, client: Client, options: Options, *, out: Path | None, start: Start = "resume"
+    data: DataSet,
+    client: Client,
+    options: Options,
+    *,
+    out: Path | None,
+    start: Start = "resume",
+    decisions: Decisions | None = None,
 ) -> Report:
     """The two passes over a data set.
 
@@ -127,6 +140,7 @@ def score_data_set(
         options: what is asked for.
         out: folder that the run's state is kept in; a temporary one if None.
         start: `resume` a run that was ended, or begin `fresh`.
+        decisions: what people have decided already.
 
     Returns:
         The report, of which nothing was written yet.
@@ -166,6 +180,7 @@ def score_data_set(
             sealed=sealed,
             service=service,
             closing=opened.pop_all(),
+            decisions=decisions or Decisions(),
         )
 
 
