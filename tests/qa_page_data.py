@@ -94,7 +94,10 @@ def _image(place: int, count: int, size: tuple[int, int]) -> RankedImage:
         frame=place,
         url=f"/data/{name}.png" if place % 2 else None,
     )
-    prediction = PredictionEntry(name, name, size, "floats", 2, lambda: np.zeros(size), lambda: "")
+    prediction = PredictionEntry(
+        *(name, name, size, "floats", 2),
+        *(lambda: np.zeros(size), lambda: "", lambda: np.zeros(size)),
+    )
     # More clean images than suspicious ones, as in a real data set.
     suspicion = 9.0 * (1 - place / count) ** 3 - 2 * place / count
     return RankedImage(
