@@ -20,7 +20,7 @@ setup: .venv/ready ## make .venv with everything; the other targets call it
 	  -e "client[qa]" -e service -r dev-requirements.txt -r examples/requirements.txt
 	touch $@
 
-demo: setup ## start the service, score real images, show the worst first, stop the service
+demo: setup ## start the service, rank real annotations, write the page to review them on, stop the service
 	$(BIN)/python examples/demo.py
 
 test: setup ## every test

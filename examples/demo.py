@@ -1,15 +1,16 @@
-"""Score real annotations with the service and show which to look at first.
+"""Which of twelve annotations to look at first, and where: annotation QA on real photos.
 
 Run by `make demo`. Twelve photos have masks drawn by hand; three masks are spoiled on purpose. A
-small segmenter predicts every photo from the photo alone, the service compares prediction and
-mask, and the spoiled three should come out on top. The exit status is 0 if they do, 1 if they do
-not, and 2 if the service could not be started or did not do its work.
+small segmenter predicts every photo from the photo alone, and `lossd_client.qa` scores masks against
+predictions through the service, as `lossd-client qa` does. The spoiled three should be among the
+first of the ranking. The exit status is 0 if they are, 1 if they are not, and 2 if the service could
+not be started or did not do its work.
 """
 
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -20,16 +21,16 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from annotations import HERE, IGNORED, Annotation, read
-from lossd_client import Client, losses
+from annotations import HERE, IGNORED, Annotations, read
+from lossd_client import Client
 from lossd_client.errors import LossdError
-from overlays import Scored, overlay, overview
+from lossd_client.qa import RankedImage, Report, score
 from segmenter import segment
 from service_process import ServiceStartError, running_service, tail
 
-WORST_SHARE: Final = 0.01
-LOSSES: Final = (losses.CrossEntropy(), losses.Dice(), "focal")
-LOSS_NAMES: Final = ("cross_entropy", "dice", "focal")
+IMAGES: Final = HERE / "images"
+FIRST: Final = 4
+"""The spoiled masks should be among so many of the ranking."""
 
 
 def main() -> int:
@@ -41,10 +42,12 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     log_path = out / "service.log"
     url: str | None = arguments.url
+    annotations = read()
+    write_data_set(annotations, out)
     try:
         with ExitStack() as stack:
             url = url or stack.enter_context(running_service(log_path, console))
-            ranking = rank(score_all(url, console))
+            report = score_all(url, out)
     except ServiceStartError as error:
         console.print(str(error), markup=False)
         return 2
@@ -53,10 +56,11 @@ def main() -> int:
         if not arguments.url:
             console.print(tail(log_path), markup=False)
         return 2
-    console.print(table(ranking))
-    write_pictures(ranking, out)
-    console.print(f"Pictures: {out.resolve()}/ (start with overview.png)", soft_wrap=True)
-    return verdict(ranking, console)
+    spoiled = {name: one.spoil.reads for name, one in annotations.images.items() if one.spoil}
+    console.print(table(report.ranking, spoiled))
+    for name, path in report.paths.items():
+        console.print(f"{name:13} {path.resolve()}", markup=False, soft_wrap=True)
+    return verdict([image.name for image in report.ranking], spoiled, console)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -64,127 +68,79 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Score real annotations and rank them.")
     parser.add_argument("--url", help="a running service; without it, one is started and stopped")
     parser.add_argument(
-        "--out", type=Path, default=Path("demo-output"), help="where the pictures go"
+        "--out", type=Path, default=Path("demo-output"), help="where masks and report go"
     )
     return parser.parse_args()
 
 
-def score_all(url: str, console: Console) -> list[Scored]:
-    """Every image of the annotations, predicted here and scored by the service at `url`."""
-    annotations = read().images
-    loaded = list(load_all(annotations))
-    requests = [
-        {"logits": logits[np.newaxis], "target": mask[np.newaxis]} for _, mask, logits in loaded
-    ]
-    with Client(url) as client:
-        results = list(
-            client.evaluate_many(
-                requests,
-                losses=LOSSES,
-                progress="none",
-                task="binary",
-                ignore_index=IGNORED,
-                maps=True,
-            )
-        )
-    for warning in sorted({warning for result in results for warning in result.warnings}):
-        console.print(f"The service warns: {warning}", markup=False)
-    console.print(f"Scored {len(results)} images on {results[0].device}.")
-    scored = []
-    for (name, annotation), (image, mask, logits), result in zip(
-        annotations.items(), loaded, results, strict=True
-    ):
-        loss_map = result.maps["cross_entropy"][0]
-        scored.append(
-            Scored(
-                name=name,
-                image=image,
-                mask=mask,
-                logits=logits,
-                loss_map=loss_map,
-                losses={label: float(result[label][0]) for label in LOSS_NAMES},
-                suspicion=suspicion(loss_map, mask != IGNORED),
-                spoiled=annotation.spoil.reads if annotation.spoil else "",
-            )
-        )
-    return scored
+def write_data_set(annotations: Annotations, out: Path) -> None:
+    """What a team would have: masks as index PNGs, a model's logits, names of the classes.
 
-
-def load_all(
-    annotations: dict[str, Annotation],
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]]:
-    """Image `[H, W, 3]`, given mask `[H, W]` and predicted logits `[1, H, W]` of each name."""
-    for name, annotation in annotations.items():
+    Args:
+        annotations: the drawn masks, three of them spoiled.
+        out: gets `masks/NAME.png`, `predictions/NAME.npy` float32 `[H, W]`, and `classes.txt`.
+    """
+    masks, predictions = out / "masks", out / "predictions"
+    masks.mkdir(exist_ok=True)
+    predictions.mkdir(exist_ok=True)
+    for name, annotation in annotations.images.items():
         image = load_image(name)
-        yield image, annotation.given(*image.shape[:2]), segment(image)
+        Image.fromarray(annotation.given(*image.shape[:2])).save(masks / f"{name}.png")
+        np.save(predictions / f"{name}.npy", segment(image)[0])
+    names = [name for label, name in sorted(annotations.classes.items()) if label != IGNORED]
+    (out / "classes.txt").write_text("\n".join(names), encoding="utf-8")
 
 
 def load_image(name: str) -> NDArray[np.uint8]:
     """The photo of that name as `[H, W, 3]` sRGB."""
-    with Image.open(HERE / "images" / f"{name}.png") as image:
+    with Image.open(IMAGES / f"{name}.png") as image:
         return np.asarray(image.convert("RGB"))
 
 
-def suspicion(loss_map: NDArray[np.floating], valid: NDArray[np.bool_]) -> float:
-    """How much the mask deserves a second look: mean loss over its worst pixels.
-
-    A mean over the whole image drowns a small mistake in thousands of good pixels, so only the
-    worst `WORST_SHARE` of the valid pixels counts, at least one. The share is the same
-    for all images.
-
-    Args:
-        loss_map: `[H, W]` per-pixel cross-entropy in nats.
-        valid: `[H, W]`, False where the pixel is ignored.
-    """
-    values = np.sort(loss_map[valid].astype(np.float64))
-    return float(values[-max(1, round(WORST_SHARE * values.size)) :].mean())
-
-
-def rank(scored: list[Scored]) -> list[Scored]:
-    """Worst first; those that look equal in the table are ordered by their mean cross-entropy."""
-    return sorted(
-        scored,
-        key=lambda item: (round(item.suspicion, 2), item.losses["cross_entropy"]),
-        reverse=True,
-    )
-
-
-def table(ranking: list[Scored]) -> Table:
-    """The ranking for the terminal."""
-    title = f"Worst first, by the mean loss of the worst {WORST_SHARE:.0%} of pixels"
-    view = Table(title=title, box=None, padding=(0, 1), pad_edge=False)  # fits 80 columns
-    for column in ("#", "image", "size", "suspicion", *LOSS_NAMES):
-        view.add_column(column, justify="left" if column == "image" else "right", no_wrap=True)
-    view.add_column("spoiled by us", no_wrap=True)
-    for place, item in enumerate(ranking, start=1):
-        height, width = item.mask.shape
-        view.add_row(
-            str(place),
-            item.name,
-            f"{width}x{height}",
-            f"{item.suspicion:.2f}",
-            *(f"{item.losses[label]:.3f}" for label in LOSS_NAMES),
-            item.spoiled,
-            style="bold" if item.spoiled else "",
+def score_all(url: str, out: Path) -> Report:
+    """The report of the data set in `out`, written to `out/report`, by the service at `url`."""
+    with Client(url) as client:
+        return score(
+            images=IMAGES,
+            annotations=out / "masks",
+            predictions=out / "predictions",
+            classes=out / "classes.txt",
+            ignore_index=IGNORED,
+            client=client,
+            out=out / "report",
+            start="fresh",
         )
+
+
+def table(ranking: Sequence[RankedImage], spoiled: Mapping[str, str]) -> Table:
+    """The ranking for the terminal."""
+    view = Table(title="Worst first", box=None, padding=(0, 1), pad_edge=False)
+    for column in ("#", "suspicion", "disputed px"):
+        view.add_column(column, justify="right")
+    for column in ("image", "probably", "spoiled by us"):
+        view.add_column(column, no_wrap=True)
+    for image in ranking:
+        numbers = (str(image.rank), f"{image.suspicion:.2f}", f"{image.disputed_pixels:,}")
+        reads = spoiled.get(image.name, "")
+        style = "bold" if reads else ""
+        view.add_row(*numbers, image.name, image.kind or "", reads, style=style)
     return view
 
 
-def write_pictures(ranking: list[Scored], out: Path) -> None:
-    """One picture for each image and one of all of them, on one scale, into `out`."""
-    ceiling = max(1.0, *(float(item.loss_map.max()) for item in ranking))
-    for place, item in enumerate(ranking, start=1):
-        overlay(item, place, len(ranking), ceiling).save(out / f"{item.name}.png")
-    overview(ranking, ceiling).save(out / "overview.png")
+def verdict(names: Sequence[str], spoiled: Mapping[str, str], console: Console) -> int:
+    """Say whether the spoiled masks are among the first; the exit status.
 
-
-def verdict(ranking: list[Scored], console: Console) -> int:
-    """Say whether the spoiled masks lead; the exit status."""
-    count = sum(bool(item.spoiled) for item in ranking)
-    if all(item.spoiled for item in ranking[:count]):
-        console.print(f"The {count} masks that were spoiled on purpose lead the list.")
+    Args:
+        names: of the images, in the order of the ranking.
+        spoiled: what was done to which mask.
+        console: where to.
+    """
+    ranks = sorted(names.index(name) + 1 for name in spoiled)
+    told = ", ".join(map(str, ranks))
+    console.print(f"The {len(spoiled)} masks that were spoiled on purpose are at places {told}.")
+    if ranks[-1] <= FIRST:
         return 0
-    console.print(f"The {count} masks that were spoiled on purpose do NOT lead the list.")
+    console.print(f"They should be among the first {FIRST}.")
     return 1
 
 

@@ -120,7 +120,7 @@ def test_the_demo_runs_against_it(container: Container, tmp_path: Any) -> None:
         demo, cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "overview.png").exists()
+    assert (tmp_path / "report" / "report.html").exists()
 
 
 def test_sigterm_loses_nothing_that_was_accepted_and_ends_in_time(

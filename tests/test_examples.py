@@ -15,7 +15,6 @@ sys.path.insert(0, str(EXAMPLES))  # the demo is a folder of programs, not a pac
 
 import annotations  # noqa: E402 (found through the line above)
 import demo  # noqa: E402
-import overlays  # noqa: E402
 import segmenter  # noqa: E402
 import write_curl_files  # noqa: E402
 
@@ -125,54 +124,32 @@ def test_segmenter_mostly_agrees_with_the_drawing(name: str) -> None:
     assert agreement > 0.95
 
 
-def test_suspicion_is_the_mean_of_the_worst_percent_of_valid_pixels() -> None:
-    loss_map = np.arange(200, dtype=np.float32).reshape(10, 20)
-    everywhere = np.ones((10, 20), dtype=bool)
-    assert demo.suspicion(loss_map, everywhere) == 198.5  # the mean of 198 and 199
-    assert demo.suspicion(loss_map, loss_map < 100) == 99.0
-    assert demo.suspicion(loss_map[:1, :3], everywhere[:1, :3]) == 2.0  # never fewer than one
+def test_the_data_set_is_what_a_team_would_have(tmp_path: Path) -> None:
+    demo.write_data_set(annotations.read(), tmp_path)
+    assert (tmp_path / "classes.txt").read_text().split() == ["background", "object"]
+    for name, annotation in IMAGES.items():
+        with Image.open(tmp_path / "masks" / f"{name}.png") as mask:
+            given = annotation.given(mask.height, mask.width)
+            assert np.array_equal(np.asarray(mask), given)
+        assert np.load(tmp_path / "predictions" / f"{name}.npy").shape == given.shape
 
 
-def scored(
-    name: str, *, suspicion: float, cross_entropy: float, spoiled: str = ""
-) -> overlays.Scored:
-    blank = np.zeros((4, 6))
-    return overlays.Scored(
-        name=name,
-        image=np.zeros((4, 6, 3), np.uint8),
-        mask=blank.astype(np.uint8),
-        logits=blank.astype(np.float32)[np.newaxis],
-        loss_map=blank.astype(np.float32),
-        losses={"cross_entropy": cross_entropy, "dice": 0.0, "focal": 0.0},
-        suspicion=suspicion,
-        spoiled=spoiled,
-    )
-
-
-def test_ranking_is_by_suspicion_then_cross_entropy_and_blind_to_spoils() -> None:
-    items = [
-        scored("low", suspicion=0.5, cross_entropy=9.0, spoiled="shifted"),
-        scored("tie, lesser mean", suspicion=3.0, cross_entropy=0.1, spoiled="shifted"),
-        scored("tie, greater mean", suspicion=3.0, cross_entropy=0.2),
-    ]
-    names = [item.name for item in demo.rank(items)]
-    assert names == ["tie, greater mean", "tie, lesser mean", "low"]
-
-
-def test_verdict_fails_when_a_clean_mask_leads(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verdict_is_about_places_of_the_spoiled(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
-    clean = scored("clean", suspicion=1.0, cross_entropy=1.0)
-    bad = scored("bad", suspicion=2.0, cross_entropy=1.0, spoiled="shifted")
-    assert demo.verdict([bad, clean], console) == 0
-    assert demo.verdict([clean, bad], console) == 1
-    assert "do NOT lead" in capsys.readouterr().out
+    names = ["one", "two", "three", "four", "five"]
+    assert demo.verdict(names, {"one": "shifted", "four": "shifted"}, console) == 0
+    assert "at places 1, 4" in capsys.readouterr().out
+    assert demo.verdict(names, {"one": "shifted", "five": "shifted"}, console) == 1
+    assert "among the first 4" in capsys.readouterr().out
 
 
-def test_pictures_are_drawn_for_any_shape(tmp_path: Path) -> None:
-    demo.write_pictures(
-        [scored("one", suspicion=1.0, cross_entropy=1.0, spoiled="shifted")], tmp_path
-    )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "overview.png"]
+def test_the_demo_ranks_through_a_service(
+    service_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--url", service_url, "--out", str(tmp_path)])
+    assert demo.main() == 0
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"ranking.csv", "regions.json", "report.html", "overlays"} <= written
 
 
 def test_curl_files_are_what_their_program_writes() -> None:

@@ -7,8 +7,9 @@ one that something happened to.
   it, and `swapped` if not.
 - Little of the region's outline lies at the predicted class in the annotation: an object is
   `missing` there.
-- It lies along the outline of an object, which is straight nearly everywhere: that is `coarse`.
-- Both sides of one object are disputed, on opposite sides of its middle: it is `shifted`.
+- It lies along the outline of an object. Both sides of that are disputed, on opposite sides of its
+  middle: it is `shifted`.
+- That outline is straight nearly everywhere: it is `coarse`.
 - Else it is `dilated` where the object's own pixels are disputed, and `eroded` where its
   neighbour's are predicted as it.
 """
@@ -67,11 +68,11 @@ def region_kinds(images: Sequence[tuple[Table, Indices]]) -> list[ErrorKind]:
             is_whole & is_around,
             is_whole,
             ~is_touching,
-            is_straight,
             _is_shifted(regions, image, area, is_inside, is_outline),
+            is_straight,
             is_inside,
         ],
-        ["extra", "swapped", "missing", "coarse", "shifted", "dilated"],
+        ["extra", "swapped", "missing", "shifted", "coarse", "dilated"],
         "eroded",
     ).tolist()
     return kinds
