@@ -1,10 +1,10 @@
 """Which of twelve annotations to look at first, and where: annotation QA on real photos.
 
 Run by `make demo`. Twelve photos have masks drawn by hand; three masks are spoiled on purpose. A
-small segmenter predicts every photo from the photo alone, and `lossd_client.qa` scores masks against
-predictions through the service, as `lossd-client qa` does. The spoiled three should be among the
-first of the ranking. The exit status is 0 if they are, 1 if they are not, and 2 if the service could
-not be started or did not do its work.
+small segmenter predicts every photo from the photo alone, and `lossd_client.qa` scores masks
+against predictions through the service, as `lossd-client qa` does. The spoiled three should be
+among the first of the ranking. The exit status is 0 if they are, 1 if they are not, and 2 if the
+service could not be started or did not do its work.
 """
 
 import argparse

@@ -8,8 +8,9 @@ one that something happened to.
 - Little of the region's outline lies at the predicted class in the annotation: an object is
   `missing` there.
 - It lies along the outline of an object. Both sides of that are disputed, on opposite sides of its
-  middle: it is `shifted`.
+  middle, and it is most of its side: it is `shifted`.
 - That outline is straight nearly everywhere: it is `coarse`.
+- Both sides are disputed in several regions: it is `shifted`.
 - Else it is `dilated` where the object's own pixels are disputed, and `eroded` where its
   neighbour's are predicted as it.
 """
@@ -37,6 +38,8 @@ _TOUCHING: Final = 0.2
 """From such a share of its edge on, a region lies along the outline of the predicted class."""
 _BOTH_SIDES: Final = 0.25
 """From such a ratio of areas on, two sides are about equally wrong."""
+_MOST: Final = 0.5
+"""From such a share of the area on its side of an object on, a region is that side."""
 _STRAIGHT: Final = 0.9
 """From such a share of chords on, an outline has too few corners."""
 _REGION_PLACES: Final = 8
@@ -63,16 +66,18 @@ def region_kinds(images: Sequence[tuple[Table, Indices]]) -> list[ErrorKind]:
     is_straight = _are_straight(
         regions["places"], regions["chords"], _JUDGED_PLACES
     ) & ~_are_straight(regions["region_places"], regions["region_chords"], _REGION_PLACES)
+    is_opposite, is_alone = _opposite(regions, image, area, is_inside, is_outline)
     kinds: list[ErrorKind] = np.select(
         [
             is_whole & is_around,
             is_whole,
             ~is_touching,
-            _is_shifted(regions, image, area, is_inside, is_outline),
+            is_opposite & is_alone,
             is_straight,
+            is_opposite,
             is_inside,
         ],
-        ["extra", "swapped", "missing", "shifted", "coarse", "dilated"],
+        ["extra", "swapped", "missing", "shifted", "coarse", "shifted", "dilated"],
         "eroded",
     ).tolist()
     return kinds
@@ -83,10 +88,14 @@ def _are_straight(places: Indices, chords: Indices, least: int) -> Flags:
     return found
 
 
-def _is_shifted(
+def _opposite(
     regions: Table, image: Indices, area: Indices, is_inside: Flags, is_outline: Flags
-) -> Flags:
-    """Whether both sides of the object that a region lies along are disputed, opposite."""
+) -> tuple[Flags, Flags]:
+    """Whether both sides of the object that a region lies along are disputed, opposite.
+
+    And whether the region is most of what is disputed on its side: who moves an outline makes one
+    region a side, who cuts corners makes many.
+    """
     along = np.where(is_inside, regions["own"], regions["touched"])
     along = along * (int(image.max(initial=0)) + 1) + image  # objects are counted in each image
     objects, first, which = np.unique(along, return_index=True, return_inverse=True)
@@ -107,4 +116,6 @@ def _is_shifted(
     least = np.minimum(inner_area, outer_area)
     is_both = (least > 0) & (least >= _BOTH_SIDES * np.maximum(inner_area, outer_area))
     found: Flags = (is_both & (((inner - centre) * (outer - centre)).sum(0) < 0))[which]
-    return found
+    on_its_side = np.where(is_inside, inner_area[which], outer_area[which])
+    is_alone: Flags = area >= _MOST * on_its_side
+    return found, is_alone
