@@ -14,12 +14,14 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from fuzz.walk import ANSWER, KEEP, KEPT, Body
+from fuzz.walk import ANSWER, INFERENCE, KEEP, KEPT, Body
 from lossd.losses import LOSSES
 from lossd.losses.kinds import ACTIVATION_INPUTS, KINDS, Input
+from lossd.protocols.oip_models import EVALUATE
+from lossd.protocols.oip_wire import DATATYPES, DTYPES
 from lossd_client.wire import JSON, MULTIPART, SAFETENSORS, Array, encode_safetensors, encode_tensor
 
-KINDS_OF_BODY = (JSON, SAFETENSORS, MULTIPART, ANSWER, KEEP)
+KINDS_OF_BODY = (JSON, SAFETENSORS, MULTIPART, ANSWER, KEEP, INFERENCE)
 Rng = np.random.Generator
 Inputs = dict[str, Array]
 FormPart = tuple[bytes, bytes | None, bytes]
@@ -56,6 +58,8 @@ def body(seed: int, number: int) -> Body:
     document, inputs = _request(rng)
     if rng.random() < 0.3:  # noqa: PLR2004 - the rest keeps its meaning
         _bend(rng, document, inputs)
+    if kind == INFERENCE:
+        return _inference(rng, document, inputs)
     data = _keep(rng, encoding, inputs) if kind == KEEP else _WRITERS[kind](rng, document, inputs)
     if rng.random() < 0.5:  # noqa: PLR2004 - half arrives as it was written
         data = damaged(rng, data)
@@ -85,6 +89,8 @@ def _one(rng: Rng, values: Any) -> Any:
 
 
 def _content_type(kind: str) -> str:
+    if kind == INFERENCE:
+        return f"{INFERENCE}; model={EVALUATE}"
     return f"{kind}; boundary={_BOUNDARY.decode()}" if kind == MULTIPART else kind
 
 
@@ -283,6 +289,47 @@ def _png(mask: Array) -> bytes:
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def _inference(rng: Rng, document: dict[str, Any], inputs: Inputs) -> Body:
+    """A body of the Open Inference Protocol for `evaluate` or the model of the loss."""
+    named = document["losses"]
+    model = EVALUATE
+    if isinstance(named, list) and named and isinstance(named[0], str) and rng.random() < 0.5:  # noqa: PLR2004
+        model = named[0]
+    parameters = {
+        name: value if isinstance(value, (str, int, float)) else json.dumps(value, default=str)
+        for name, value in document.items()
+        if model == EVALUATE or name != "losses"
+    }
+    entries, blobs = [], []
+    for name, array in inputs.items():
+        entry: dict[str, Any] = {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": _datatype(rng, array),
+        }
+        if rng.random() < 0.3:  # noqa: PLR2004
+            entry["data"] = array.reshape(-1).tolist()
+        else:
+            entry["parameters"] = {"binary_data_size": array.nbytes}
+            blobs.append(array.tobytes())
+        entries.append(entry)
+    head: dict[str, Any] = {"inputs": entries, "parameters": parameters}
+    if rng.random() < 0.3:  # noqa: PLR2004
+        head["outputs"] = [{"name": _one(rng, ("total", "gradient/logits", "map/x", 1))}]
+    text = json.dumps(head, default=str).encode()
+    data = text + b"".join(blobs)
+    if rng.random() < 0.5:  # noqa: PLR2004 - half arrives as it was written
+        data = damaged(rng, data)
+    length = _one(rng, (len(text),) * 18 + ("x", 10**9))
+    return Body(INFERENCE, f"{INFERENCE}; model={model}; head={length}", data)
+
+
+def _datatype(rng: Rng, array: Array) -> str:
+    if rng.random() < 0.05:  # noqa: PLR2004
+        return str(_one(rng, (*DTYPES, "BYTES", "FP8", "")))
+    return DATATYPES.get(array.dtype.name, "FP32")
 
 
 def deflated(nbytes: int) -> bytes:

@@ -13,6 +13,9 @@ from lossd.protocols.files import Budget
 from lossd.protocols.json_body import Sources, read_json
 from lossd.protocols.kept import read_tensors
 from lossd.protocols.multipart_body import read_multipart
+from lossd.protocols.oip import build_inference
+from lossd.protocols.oip_models import find_model
+from lossd.protocols.oip_wire import NoRegions, read_infer
 from lossd.protocols.safetensors_body import read_safetensors_body
 from lossd.settings import Settings
 from lossd.tensors import TensorStore
@@ -33,6 +36,9 @@ ANSWER = "answer"
 """Kind of a body that the client reads."""
 KEEP = "keep"
 """Kind of a body with tensors to keep, in the encoding that its content type says."""
+INFERENCE = "inference"
+"""Kind of a body of the Open Inference Protocol; its content type says the model and the length of
+its head: `inference; model=dice; head=120`."""
 KEPT: Mapping[str, Array] = {
     "logits": np.linspace(-3, 3, 80, dtype=np.float32).reshape(2, 2, 4, 5),
     "target": (np.arange(40, dtype=np.uint8) % 2).reshape(2, 4, 5),
@@ -81,6 +87,8 @@ def _read(body: Body) -> str:
     data = bytearray(body.data)
     if body.kind == KEEP:
         return _keep(data, body.content_type, sources)
+    if body.kind == INFERENCE:
+        return _infer(data, body.content_type, sources)
     if body.kind == MULTIPART:
         document, inputs = read_multipart(data, body.content_type, sources)
     elif body.kind == JSON:
@@ -100,4 +108,12 @@ def _keep(data: bytearray, content_type: str, sources: Sources) -> str:
         if entry is None or entry.array.tobytes() != tensors[name].tobytes():
             msg = f"{name} is not kept as it came"
             raise AssertionError(msg)
+    return "job"
+
+
+def _infer(data: bytearray, content_type: str, sources: Sources) -> str:
+    said = dict(step.split("=", 1) for step in content_type.split("; ")[1:])
+    model = find_model(said["model"])
+    asked = read_infer(data, said.get("head"), model.name, sources.budget, NoRegions())
+    build_inference(asked, model, LIMITS, sources.budget)
     return "job"

@@ -41,7 +41,8 @@ def test_a_body_of_many_pieces_arrives_whole_and_comes_back(evaluate: Evaluate) 
     logits = np.random.default_rng(0).normal(size=(4, 5, 512, 300)).astype(np.float32)
     with serving(fake) as url:
         result = evaluate(url, {}, logits=logits, gradient="total", gradient_dtype="float16")
-    (seen,) = fake.seen
+    asked, seen = fake.seen  # first whether the service takes bodies from shared memory
+    assert asked.path == "/v1/limits"
     assert np.array_equal(seen.tensors["logits"], logits)
     assert seen.headers["content-length"] == str(len(seen.body))
     assert "transfer-encoding" not in seen.headers

@@ -171,6 +171,51 @@ def test_the_readmes_curl_runs(service_url: str, number: int) -> None:
     assert '"focal"' in done.stdout
 
 
+CLIENTS_PAGE = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", CLIENTS_PAGE, re.DOTALL)
+    return found
+
+
+def test_the_clients_pages_python_runs(service_url: str) -> None:
+    address = service_url.removeprefix("http://")
+    script = "\n".join(blocks("python")).replace("127.0.0.1:8000", address)
+    done = subprocess.run(  # noqa: S603 - our own page
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    values = done.stdout.splitlines()
+    assert values[0].endswith("(2, 3, 64, 64)")
+    assert values[2].endswith("(2, 3, 64, 64)")
+    assert values[1] == values[0].partition("]")[0] + "]"  # both clients, one Dice
+
+
+def other_languages(service_url: str) -> list[list[str]]:
+    curl, node = shutil.which("curl"), shutil.which("node")
+    found = [[*shlex.split(text)] for text in blocks("bash")] if curl else []
+    if node is not None:
+        found.append([node, "--input-type=module", "-e", *blocks("javascript")])
+    return [[word.replace("http://127.0.0.1:8000", service_url) for word in one] for one in found]
+
+
+def test_the_clients_pages_other_calls_run(service_url: str) -> None:
+    """Each gives the Dice of two probable pixels and two improbable ones, 2x2 or of the files."""
+    commands = other_languages(service_url)
+    if not commands:
+        pytest.skip("neither curl nor node is installed")
+    printed = [
+        subprocess.run(  # noqa: S603 - our own page
+            one, capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout
+        for one in commands
+    ]
+    # Probabilities of 2, -1, 0.5, -3 against 1, 0, 1, 0: 1 - 2 * 1.503256 / (1.819623 + 2).
+    assert all("0.21287" in text for text in printed if "loss/dice" in text), printed
+    assert all("loss" in text for text in printed)
+
+
 def test_links_in_the_documentation_lead_somewhere() -> None:
     for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):

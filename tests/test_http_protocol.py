@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import math
 import socket
 import time
 from collections.abc import Iterator
@@ -313,6 +314,22 @@ def test_connections_beyond_the_limit_are_503_and_probes_are_not() -> None:
     assert cut("too_many_connections") == before + 1
 
 
+def test_a_connection_is_kept_for_long_but_makes_room_for_others() -> None:
+    """Clients of the Open Inference Protocol send a request once, on whatever they hold."""
+    with listening(Echo(), max_connections=1) as running, running.connect() as held:
+        assert running.server.config.timeout_keep_alive == 300
+        held.sendall(request("/", b"first"))
+        assert b" 200 " in held.recv(16)
+        wait_until(lambda: all(one.idle_until_s < math.inf for one in connections(running)))
+        assert running.exchange(request("/", b"second", CLOSE))[0].status == 200
+        while held.recv(4096):  # to its end
+            pass
+
+
+def connections(running: Any) -> list[Any]:
+    return list(running.server.server_state.connections)
+
+
 def test_connections_far_beyond_the_limit_are_not_even_listened_to() -> None:
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(listening(Echo(), max_connections=1))
@@ -431,7 +448,7 @@ def test_uvicorn_still_has_what_the_protocol_builds_on() -> None:
     loop.close()
     assert {
         *("parser", "cycle", "flow", "transport", "headers", "url", "connections"),
-        *("server_state", "client", "loop"),
+        *("server_state", "client", "loop", "timeout_keep_alive_task"),
     } <= {*vars(made), "headers", "url"}
     cycle = set(inspect.signature(httptools_impl.RequestResponseCycle).parameters)
     assert {"scope", "message_event", "keep_alive", "transport"} <= cycle

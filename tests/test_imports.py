@@ -31,6 +31,9 @@ LAYERS = [
         "prediction",
         "torch_state",
         "repeated",
+        "model_statistics",
+        "loopback",
+        "shared_memory",
     },
     {"losses"},
     {"core", "presets", "qa"},
@@ -48,12 +51,22 @@ LAYERS = [
         "pages",
         "spans",
     },
-    {"receiving", "sending", "http_protocol", "offload", "result", "device_logits"},
+    {
+        "receiving",
+        "sending",
+        "error_bodies",
+        "shared_bodies",
+        "http_protocol",
+        "offload",
+        "result",
+        "device_logits",
+        "direct_route",
+    },
     {"problems"},
     {"requests", "shortcut"},
     {"tensor_calls", "qa_calls", "sweeping", "gauges", "access", "metering", "accounting"},
-    {"evaluator"},
-    {"in_process"},
+    {"evaluator", "oip_calls"},
+    {"in_process", "oip_routes", "oip_shared_memory", "inference"},
     {"app"},
     {"__main__"},
 ]
@@ -162,3 +175,12 @@ def test_only_one_module_knows_opentelemetry() -> None:
         if any(other.partition(".")[0] == "opentelemetry" for other in imported(tree))
     }
     assert knowing == {"lossd.spans"}
+
+
+def test_one_package_knows_grpc() -> None:
+    knowing = {
+        name
+        for name, tree in modules(SERVICE)
+        if any(other.partition(".")[0] in ("grpc", "google") for other in imported(tree))
+    }
+    assert knowing == {"lossd.inference.messages", "lossd.inference.server"}

@@ -22,10 +22,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from lossd.access import Access, is_loopback, shown_key
+from lossd.access import Access, shown_key
 from lossd.callers import Allowance
 from lossd.engine import Engine
 from lossd.keys import KeyFile, Keys, KeysError, Owners, add_key, read_keys, revoke_key
+from lossd.loopback import is_loopback
 from lossd.settings import Settings
 from lossd.spans import SpanTracing
 from lossd_client import AsyncClient, Client

@@ -114,6 +114,7 @@ COMPRESS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": ("gzip", gzip.compress),
     "x-gzip": ("x-gzip", gzip.compress),
     "GZIP": ("GZIP", gzip.compress),
+    "deflate": ("deflate", zlib.compress),
     "zstd": ("zstd", zstandard.compress),
     "zstd of unknown size": ("zstd", zstd_of_unknown_size),
     "identity": ("identity", bytes),
@@ -144,12 +145,12 @@ def test_forms_and_json_may_be_compressed_too(app_client: Caller) -> None:
     assert same(answer, app_client.evaluate_bytes(plain, kind))
 
 
-@pytest.mark.parametrize("coding", ["br", "deflate", "gzip, zstd", "gzip, gzip", "*", "gzip;q=1"])
+@pytest.mark.parametrize("coding", ["br", "compress", "gzip, zstd", "gzip, gzip", "*", "gzip;q=1"])
 def test_another_coding_is_415_and_those_taken_are_told(app_client: Caller, coding: str) -> None:
     answer = app_client.evaluate_bytes(SMALL, JSON, **{"Content-Encoding": coding})
     told = problem(answer, 415, "unsupported_coding")
     assert coding in told["detail"]
-    assert answer.headers["accept-encoding"] == "gzip, zstd"
+    assert answer.headers["accept-encoding"] == "gzip, deflate, zstd"
 
 
 def test_a_coding_in_two_fields_is_two_codings(app_client: Caller) -> None:
@@ -169,7 +170,7 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
 def test_a_broken_compressed_body_is_400(app_client: Caller, coding: str, what: str) -> None:
     sent = BROKEN[what](COMPRESS[coding][1](SMALL))
     answer = app_client.evaluate_bytes(sent, JSON, **{"Content-Encoding": coding})
@@ -188,7 +189,7 @@ def test_a_wrong_checksum_is_400(app_client: Caller) -> None:
         problem(answer, 400, "malformed_body")
 
 
-@pytest.mark.parametrize("how", ["gzip", "zstd", "zstd of unknown size"])
+@pytest.mark.parametrize("how", ["gzip", "deflate", "zstd", "zstd of unknown size"])
 def test_a_bomb_is_413_long_before_it_has_unfolded(small: Served, how: str) -> None:
     coding, compress = COMPRESS[how]
     answer = small.client.evaluate_bytes(

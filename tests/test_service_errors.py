@@ -185,7 +185,7 @@ def test_a_body_in_another_coding_is_415(app_client: Caller) -> None:
     answer = app_client.evaluate_bytes(b"{}", JSON, **{"Content-Encoding": "br"})
     told = problem(answer, 415, "unsupported_coding")
     assert "br" in told["detail"]
-    assert answer.headers["accept-encoding"] == "gzip, zstd"
+    assert answer.headers["accept-encoding"] == "gzip, deflate, zstd"
 
 
 # -- what never becomes a request, see test_http_protocol.py for the rest --------------------------
@@ -833,6 +833,13 @@ def test_every_error_has_a_code_and_a_sentence_of_its_own() -> None:
     assert len({cls.code for cls in classes}) == len(classes)
     assert len({cls.title() for cls in classes}) == len(classes)
     assert all(ERRORS[cls.code] is cls for cls in classes if not cls.__subclasses__())
+
+
+def test_what_the_service_does_not_offer_is_501(app_client: Caller) -> None:
+    code = "not_supported"
+    answer = app_client.post("/v2/repository/models/dice/unload")
+    assert answer.status_code == ERRORS[code].status
+    assert answer.json() == {"error": "failed to unload 'dice', models are part of the service"}
 
 
 def test_every_error_of_the_service_is_raised_by_a_test_of_this_file() -> None:

@@ -12,6 +12,7 @@ from ssl import SSLContext
 from typing import Any, Literal, Self, overload
 
 from lossd_client._address import checked_address
+from lossd_client._opening import opened
 from lossd_client._protocol import (
     CATALOGUE,
     LIMITS,
@@ -37,6 +38,7 @@ from lossd_client._protocol import (
 from lossd_client._refs import Keep, Renewals, TensorRef, Upload, Use
 from lossd_client._result import Result
 from lossd_client._retry import Attempts, Outcome, attempt, is_ready, settle
+from lossd_client._shared_memory import SharedMemory
 from lossd_client._stream import (
     READ_AHEAD_FACTOR,
     Call,
@@ -47,7 +49,7 @@ from lossd_client._stream import (
     progress_bar,
 )
 from lossd_client._tensors import TensorLike
-from lossd_client._transport import Cancellation, Transport, opened
+from lossd_client._transport import Cancellation, Transport
 from lossd_client.errors import UnknownRefError
 from lossd_client.wire import Aggregate, Array, Gradient, GradientDtype, Preset, Task
 
@@ -64,6 +66,8 @@ class Client:
         ssl_context: how the service's certificate is checked and which one is shown to it; the
             system's authorities if None.
         unix_socket: path of a Unix socket to connect to; the URL's host is then only a name.
+        shared_memory: `auto` sends large bodies in shared memory to a service on this machine that
+            allows it, `off` none.
         transport: something of one's own in the place of sockets, for tests; instead of the two
             above.
 
@@ -87,6 +91,7 @@ class Client:
         retries: int = 3,
         ssl_context: SSLContext | None = None,
         unix_socket: str | PathLike[str] | None = None,
+        shared_memory: SharedMemory = "auto",
         transport: Transport | None = None,
     ) -> None:
         address = checked_address(url, timeout_s=timeout_s, retries=retries)
@@ -95,7 +100,11 @@ class Client:
         self._retries = retries
         self._headers = client_headers(api_key)
         self._transport = opened(
-            transport, address, ssl_context=ssl_context, unix_socket=unix_socket
+            transport,
+            address,
+            ssl_context=ssl_context,
+            unix_socket=unix_socket,
+            shared_memory=shared_memory,
         )
 
     def __repr__(self) -> str:

@@ -21,9 +21,8 @@ from os import PathLike
 from socket import SHUT_RDWR, SO_LINGER, SOL_SOCKET, socket
 from typing import Protocol, cast
 
-import numpy as np
-
 from lossd_client._address import Address, Route
+from lossd_client._memory import fresh
 from lossd_client._protocol import Reply, Request
 
 _IDLE_CONNECTIONS = 32
@@ -80,25 +79,6 @@ class Cancellation:
             self._cancelled = True
             if self._wire is not None:
                 self._wire.shut()
-
-
-def opened(
-    transport: Transport | None,
-    address: Address,
-    *,
-    ssl_context: ssl.SSLContext | None,
-    unix_socket: str | PathLike[str] | None,
-) -> Transport:
-    """The transport that a client's settings mean.
-
-    Raises:
-        ValueError: they contradict each other, or the environment's proxy cannot be used.
-    """
-    if transport is None:
-        return SocketTransport(address, ssl_context=ssl_context, unix_socket=unix_socket)
-    if ssl_context is not None or unix_socket is not None:
-        raise ValueError("a transport of your own knows no ssl_context and no unix_socket")
-    return transport
 
 
 class SocketTransport:
@@ -398,7 +378,7 @@ def _drop(waiting: "deque[memoryview]", count: int) -> None:
 def _body(response: HTTPResponse) -> memoryview | bytearray:
     if response.length is None:  # chunked, or up to the end of the connection
         return bytearray(response.read())
-    body = np.empty(response.length, np.uint8).data
+    body = fresh(response.length)
     view = body
     while view:
         count = response.readinto(view)

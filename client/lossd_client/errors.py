@@ -25,6 +25,7 @@
     ├── QuotaExceededError             429 quota_exceeded        likewise
     └── ServiceError                   5xx: the request was fine
         ├── InternalError              500 internal
+        ├── NotSupportedError          501 not_supported
         ├── NotReadyError              503 not_ready             try again after `retry_after_s`
         ├── TooManyConnectionsError    503 too_many_connections  likewise
         ├── DrainingError              503 draining              try again, elsewhere if possible
@@ -261,6 +262,13 @@ class InternalError(ServiceError):
 
     status = 500
     code = "internal"
+
+
+class NotSupportedError(ServiceError):
+    """The service does not offer that, or its settings do not allow it."""
+
+    status = 501
+    code = "not_supported"
 
 
 class NotReadyError(ServiceError):

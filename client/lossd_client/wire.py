@@ -48,6 +48,8 @@ PROBLEM = "application/problem+json"
 
 EVALUATE_PATH = "/v1/evaluate"
 REQUEST_ID_HEADER = "X-Request-ID"
+SHARED_MEMORY_HEADER = "Lossd-Shared-Memory"
+"""Where the body of a request is, `name; body=bytes`, and how many bytes its answer has there."""
 
 SAFETENSORS_CODES: dict[str, str] = {
     "bool": "BOOL",

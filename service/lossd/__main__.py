@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    from lossd.access import is_loopback  # noqa: PLC0415 - as below
+    from lossd.loopback import is_loopback  # noqa: PLC0415 - as below
 
     keyless = settings.keys_file is None and not settings.allow_anonymous
     if keyless and not is_loopback(settings.host):
@@ -62,13 +63,10 @@ def _serve(settings: Settings) -> int:
         )
         return 2
     try:
+        _check_grpc(settings)
         tracing = _open_tracing(settings)
     except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"lossd: --tracing {settings.tracing} needs {error.name}; "
-            "install it with: pip install 'lossd[telemetry]'\n"
-        )
-        return 2
+        return _refuse_extra(error, settings)
     # torch takes seconds to import, which other commands need not wait for.
     from lossd.app import create_app  # noqa: PLC0415
     from lossd.engine import Engine  # noqa: PLC0415
@@ -104,6 +102,25 @@ def _serve(settings: Settings) -> int:
     finally:
         tracing.close()
     return 1 if engine.state == "failed" else 0
+
+
+def _refuse_extra(error: ModuleNotFoundError, settings: Settings) -> int:
+    extra = "grpc" if error.name == "grpc" else "telemetry"
+    flag = "--grpc-port" if error.name == "grpc" else f"--tracing {settings.tracing}"
+    sys.stderr.write(
+        f"lossd: {flag} needs {error.name}; install it with: pip install 'lossd[{extra}]'\n"
+    )
+    return 2
+
+
+def _check_grpc(settings: Settings) -> None:
+    """Looks for what the other door needs, before anything is started.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    if settings.grpc_port is not None and find_spec("grpc") is None:
+        raise ModuleNotFoundError(name="grpc")
 
 
 def _open_tracing(settings: Settings) -> Tracing:

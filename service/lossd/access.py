@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from typing import Final, Literal
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd.callers import ANONYMOUS, Caller
+from lossd.http_protocol import PROBES
 from lossd.keys import KeyFile
+from lossd.loopback import is_sent_from_here
 from lossd.pages.serving import is_page
 from lossd_client.errors import UnauthorizedError
 
-_PROBES: Final = ("/health/live", "/health/ready")
 _METRICS: Final = "/metrics"
-# A proxy on the same machine is a loopback peer, whoever it speaks for.
-_FORWARDED: Final = {b"forwarded", b"x-forwarded-for"}
 
 
 class Access:
@@ -41,7 +39,7 @@ class Access:
         Raises:
             UnauthorizedError: it shows no valid key and needs one.
         """
-        if scope["type"] == "http" and scope["path"] not in _PROBES:
+        if scope["type"] == "http" and scope["path"] not in PROBES:
             scope["state"]["caller"] = self._caller(scope)
         await self._app(scope, receive, send)
 
@@ -57,7 +55,7 @@ class Access:
     def _needs_no_key(self, scope: Scope) -> bool:
         if self._without_key == "anonymous":
             return True
-        return is_page(scope) or (scope["path"] == _METRICS and _is_sent_from_here(scope))
+        return is_page(scope) or (scope["path"] == _METRICS and is_sent_from_here(scope))
 
 
 def shown_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
@@ -83,19 +81,3 @@ def shown_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     if not shown:
         return None
     return shown.pop() if len(shown) == 1 else ""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address, or is reached by it."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_sent_from_here(scope: Scope) -> bool:
-    client = scope.get("client")
-    forwarded = any(name in _FORWARDED for name, _ in scope["headers"])
-    return client is not None and not forwarded and is_loopback(client[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from fastapi import Request
@@ -13,7 +13,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from lossd import metrics
 from lossd.callers import ANONYMOUS
-from lossd.http_protocol import new_request_id
+from lossd.http_protocol import PROBES, new_request_id
 from lossd.problems import answer_problem
 from lossd.tracing import NOT_TRACED, RequestTrace, Tracing
 from lossd_client.errors import InternalError
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 _MAX_REQUEST_ID_LENGTH = 128
 _CLIENT_GONE = 499
 _UNANSWERED = "unanswered"  # cut off while the service stopped
-_PROBES = ("/health/", "/metrics")
+_QUIET: Final = (*PROBES, "/metrics")
 
 
 class Accounting:
@@ -67,7 +67,7 @@ class _Account:
         self._started_s = time.perf_counter()
         self._sent_bytes = 0
         # Probes come every few seconds for ever; they are for those who ask for them.
-        self._probe = scope["path"].startswith(_PROBES)
+        self._probe = scope["path"] in _QUIET
         self._trace: RequestTrace = NOT_TRACED
         if not self._probe:
             self._trace = tracing.start_request(scope)

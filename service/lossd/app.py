@@ -22,10 +22,12 @@ from lossd.api_qa import QA_FORGET, QA_GIVE, QA_KEEP, QA_SCORE, QA_SUSPICION
 from lossd.catalogue import catalogue, describe
 from lossd.device_tensors import DeviceTensors
 from lossd.engine import Engine
+from lossd.error_bodies import INFERENCE
 from lossd.event_loop import watched_event_loop
 from lossd.gauges import read_gauges
 from lossd.keys import KeyFile
 from lossd.metering import Metering
+from lossd.oip_routes import inference_router
 from lossd.pages.serving import FILES_PATH, answer_file, answer_page, wants_page
 from lossd.problems import answer_problem
 from lossd.qa.contexts import ContextStore
@@ -42,6 +44,7 @@ from lossd.receiving import CODINGS, Arrivals
 from lossd.requests import KeptTensors, answer_evaluation
 from lossd.sending import PartsResponse
 from lossd.settings import Settings
+from lossd.shared_bodies import SharedMemoryAccess, parts_response
 from lossd.shortcut import Shortcut
 from lossd.sweeping import swept
 from lossd.tensor_calls import describe_kept, forget_tensor, give_tensor, keep_tensors
@@ -74,7 +77,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        async with watched_event_loop(), swept(kept.store, contexts):
+        async with watched_event_loop(), swept(kept.store, contexts), _grpc(app, settings):
             yield
             engine.drain()
             ended = await anyio.to_thread.run_sync(engine.join)
@@ -93,6 +96,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_middleware(Metering, quotas=quotas, max_body_bytes=settings.max_body_mib << 20)
     # A single body of the largest size must always find room.
     app.state.arrivals = Arrivals(max(settings.max_arriving_mib, settings.max_body_mib) << 20)
+    app.state.shared_memory = SharedMemoryAccess(settings)
     _add_access(app, settings)
     app.add_middleware(Accounting, tracing=engine.tracing)  # around the others: it answers, too
     app.add_exception_handler(LossdError, answer_problem)
@@ -104,7 +108,22 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     _add_catalogue(app)
     _add_page(app, engine)
     _add_operation(app, settings, engine, quotas, kept.store)
+    # Not included: a router within the router would hide its addresses from errors and metrics.
+    app.router.routes.extend(inference_router(settings, engine, app.state.shared_memory).routes)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _grpc(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """The other door to the same application, if there is to be one."""
+    if settings.grpc_port is None:
+        yield
+        return
+    from lossd.inference.server import grpc_serving  # noqa: PLC0415 - an extra
+
+    async with grpc_serving(app, settings) as port:
+        app.state.grpc_port = port
+        yield
 
 
 def _kept_tensors(settings: Settings, engine: Engine) -> KeptTensors:
@@ -129,9 +148,8 @@ def _add_evaluation(
         """Losses, gradients, maps and statistics of the samples in the body."""
         written = await answer_evaluation(request, engine, settings, kept)
         request.state.samples = written.samples
-        return PartsResponse(
-            written.parts, written.media_type, {"Server-Timing": written.stages.header()}
-        )
+        told = {"Server-Timing": written.stages.header()}
+        return await parts_response(request, written.parts, written.media_type, told)
 
     route = APIRoute(
         EVALUATE_PATH,
@@ -175,9 +193,8 @@ def _add_qa_scores(
         """Annotation QA: how suspicious the masks of the body are, where, and why."""
         written = await answer_scores(request, engine, settings, store, contexts)
         request.state.samples = written.samples
-        return PartsResponse(
-            written.parts, written.media_type, {"Server-Timing": written.stages.header()}
-        )
+        told = {"Server-Timing": written.stages.header()}
+        return await parts_response(request, written.parts, written.media_type, told)
 
     @app.post(SUSPICION_PATH, openapi_extra=QA_SUSPICION, response_class=Response)
     async def suspicion(request: Request) -> Response:
@@ -239,6 +256,7 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
             "catalogue": "/v1/losses",
             "evaluate": EVALUATE_PATH,
             "tensors": "/v1/tensors",
+            "inference": INFERENCE,
             "qa": SCORE_PATH,
             "limits": "/v1/limits",
             "docs": "/docs",
@@ -294,6 +312,7 @@ def _add_operation(
             "queue_bytes": settings.max_queue_mib << 20,
             "content_types": [JSON, SAFETENSORS, OCTET_STREAM, MULTIPART],
             "content_codings": list(CODINGS),
+            "shared_memory": request.app.state.shared_memory.describe(request),
             "quotas": quotas.usage(request.state.caller).document(),
         }
 

@@ -9,7 +9,7 @@ connections and readers that are too slow or too many are cut.
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import random
 import socket
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from lossd import metrics
 from lossd.body_memory import BodyMemory
+from lossd.error_bodies import error_body
 from lossd.settings import Settings
 from lossd_client.errors import (
     HeadTimeoutError,
@@ -33,7 +34,7 @@ from lossd_client.errors import (
     MalformedRequestError,
     TooManyConnectionsError,
 )
-from lossd_client.wire import PROBLEM, REQUEST_ID_HEADER
+from lossd_client.wire import REQUEST_ID_HEADER
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
@@ -43,7 +44,10 @@ log = structlog.get_logger(__name__)
 ARRIVAL: Final = "lossd.arrival"
 """The ASGI extension that tells how much of a body has arrived: an `Arrival`."""
 
-_PROBES: Final = (b"/health/live", b"/health/ready")
+PROBES: Final = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+"""What is answered without a key and beyond the limit of connections: load balancers have none."""
+
+_PROBE_URLS: Final = tuple(path.encode() for path in PROBES)
 _PROBE_CONNECTIONS: Final = 32
 """Connections beyond the limit that are still listened to, in case they are probes."""
 _MAX_HEAD_BYTES: Final = 64 * 1024
@@ -71,6 +75,8 @@ def http_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         loop="asyncio",  # with bodies of megabytes it receives faster than uvloop
         http=_protocol_class(settings),
         ws="none",
+        # Not every client asks again on a new connection if it finds the old one closed.
+        timeout_keep_alive=math.ceil(settings.idle_timeout_s),
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         server_header=False,
     )
@@ -116,7 +122,8 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     Of uvicorn's own protocol this uses the callbacks of the parser (`on_*`), `_start_asgi_task`,
     `_unset_keepalive_if_required`, the attributes `parser`, `cycle`, `flow`, `transport`,
-    `headers`, `url`, `connections`, `server_state`, and of its cycle those that `_Exchange` reads.
+    `headers`, `url`, `connections`, `server_state`, `timeout_keep_alive_task`, and of its cycle
+    those that `_Exchange` reads.
     """
 
     limits: ClassVar[Settings]
@@ -157,7 +164,22 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._note_cut(TooManyConnectionsError.code)
             transport.abort()
             return
+        if self._surplus:
+            self._make_room()
         self._watch_head()
+
+    def _make_room(self) -> None:
+        """Closes the connection that has been idle for longest, if one is."""
+        others = [one for one in self.connections if isinstance(one, HttpProtocol)]
+        longest = min(others, key=lambda one: one.idle_until_s)
+        if longest.idle_until_s < math.inf:
+            longest.transport.close()
+
+    @property
+    def idle_until_s(self) -> float:
+        """When it ends if nothing more is asked, by the loop's clock; infinite while it is used."""
+        timer: asyncio.TimerHandle | None = self.timeout_keep_alive_task
+        return math.inf if timer is None else timer.when()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells everybody who waits for something from the other side."""
@@ -235,7 +257,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_headers_complete(self) -> None:
         """A request has begun."""
         self._surplus &= len(self.connections) > self.limits.max_connections
-        if self._surplus and self.url not in _PROBES:
+        if self._surplus and self.url not in _PROBE_URLS:
             self._reject(TooManyConnectionsError(retry_after_s=1.0))
         if self.parser.should_upgrade() and announced_bytes(self.headers) != 0:
             # The parser would take the body for what the other protocol says.
@@ -325,6 +347,12 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._end()
             return
         super().on_response_complete()
+        if self._reading == "body" and self.timeout_keep_alive_task is not None:
+            # Nobody reads the rest, which has to come before anything else can.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.limits.head_timeout_s, self.timeout_keep_alive_handler
+            )
 
     def linger_after(self, cycle: RequestResponseCycle) -> None:
         """Ends the connection after this answer, but not before the other side could read it.
@@ -368,11 +396,15 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             error = self._rejection
             error.request_id = new_request_id()
             self._note_cut(error.code, request_id=error.request_id)
-            self.transport.write(_refusal(error, self.server_state.default_headers))
+            self.transport.write(_refusal(error, self._path(), self.server_state.default_headers))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
         self._linger_timer = self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _path(self) -> str:
+        """What is known of the address that is asked for; empty before a request has one."""
+        return getattr(self, "url", b"").partition(b"?")[0].decode("latin-1")
 
     def _note_cut(self, code: str, **more: str | None) -> None:
         metrics.CUT_CONNECTIONS.labels(code).inc()
@@ -411,12 +443,12 @@ def new_request_id() -> str:
     return f"{_IDS.getrandbits(128):032x}"
 
 
-def _refusal(error: LossdError, headers: list[tuple[bytes, bytes]]) -> bytes:
+def _refusal(error: LossdError, path: str, headers: list[tuple[bytes, bytes]]) -> bytes:
     """An answer of the protocol's own."""
-    body = json.dumps(error.problem()).encode()
+    body, media_type = error_body(error, path)
     fields = [
         *headers,
-        (b"content-type", PROBLEM.encode()),
+        (b"content-type", media_type.encode()),
         (b"content-length", str(len(body)).encode()),
         (REQUEST_ID_HEADER.lower().encode(), str(error.request_id).encode()),
         (b"connection", b"close"),

@@ -9,6 +9,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lossd.error_bodies import INFERENCE
 from lossd.http_protocol import ARRIVAL, Arrival, announced_bytes
 from lossd.problems import answer_problem
 from lossd.quotas import WINDOW_S, Quota, Quotas, Standing, Usage, Work
@@ -75,8 +76,11 @@ class Metering:
 
 
 def _is_work(method: str, path: str) -> bool:
-    """Whether a request is charged; names of contexts are part of a path."""
-    return (method, path) in WORK or (method == "PUT" and path.startswith(f"{CONTEXTS_PATH}/"))
+    """Whether a request is charged; names of contexts and models are part of a path."""
+    if method == "PUT":
+        return (method, path) in WORK or path.startswith(f"{CONTEXTS_PATH}/")
+    inference = path.startswith(f"{INFERENCE}/models/") and path.endswith("/infer")
+    return (method, path) in WORK or (method == "POST" and inference)
 
 
 def _charging(receive: Receive, work: Work) -> Receive:

@@ -1,14 +1,15 @@
-"""Any error as `application/problem+json`: the one place where errors become answers."""
+"""Any error as an answer: its status, its headers, its body."""
 
 from __future__ import annotations
 
-import json
+from http import HTTPStatus
 
 import structlog
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from lossd.error_bodies import error_body, is_inference
 from lossd.receiving import CODINGS
 from lossd_client.errors import (
     BodyTimeoutError,
@@ -22,7 +23,6 @@ from lossd_client.errors import (
     UnauthorizedError,
     UnsupportedCodingError,
 )
-from lossd_client.wire import PROBLEM
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ _ROUTING_ERRORS: dict[int, type[LossdError]] = {404: NotFoundError, 405: MethodN
 
 async def answer_problem(request: Request, error: Exception) -> Response:
     """The answer to a request that failed, whatever with."""
-    problem = _as_lossd_error(error)
+    problem = _as_lossd_error(error, request.url.path)
     problem.request_id = request.state.request_id
     request.state.code = problem.code
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
@@ -53,10 +53,8 @@ async def answer_problem(request: Request, error: Exception) -> Response:
         headers["Accept-Encoding"] = ", ".join(CODINGS)
     if _leaves_body(request, problem):
         headers["Connection"] = "close"
-    # Escaped to ASCII: an error may repeat text of the caller's that UTF-8 cannot hold.
-    return Response(
-        json.dumps(problem.problem()), problem.status, headers=headers, media_type=PROBLEM
-    )
+    body, media_type = error_body(problem, request.url.path)
+    return Response(body, problem.status, headers=headers, media_type=media_type)
 
 
 def _allowed(request: Request) -> str:
@@ -72,10 +70,15 @@ def _leaves_body(request: Request, problem: LossdError) -> bool:
     return isinstance(problem, _REFUSALS) and announced and not request.state.body_ended
 
 
-def _as_lossd_error(error: Exception) -> LossdError:
+def _as_lossd_error(error: Exception, path: str) -> LossdError:
     if isinstance(error, LossdError):
         return error
     if isinstance(error, HTTPException) and error.status_code in _ROUTING_ERRORS:
-        return _ROUTING_ERRORS[error.status_code]()
+        return _ROUTING_ERRORS[error.status_code](_said(error, path))
     log.error("unexpected_error", exc_info=error)
     return InternalError()
+
+
+def _said(error: HTTPException, path: str) -> str | None:
+    """What Triton says of an address that it does not know, under the protocol's; else our own."""
+    return HTTPStatus(error.status_code).phrase if is_inference(path) else None

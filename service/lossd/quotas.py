@@ -265,6 +265,16 @@ class Work:
             self._usage.charge("bytes", nbytes)
             self._usage.check_unannounced(self._received_bytes)
 
+    def receive_shared_bytes(self, nbytes: int) -> None:
+        """Charges what lies in shared memory, which no head announces.
+
+        Raises:
+            TooLargeError: it is more than a whole bucket.
+            QuotaExceededError: it is more than there is now; nothing is charged.
+        """
+        self._usage.check("bytes", nbytes)
+        self._usage.charge("bytes", nbytes)
+
     def charge_samples(self, samples: int) -> None:
         """Charges what is about to wait for the engine.
 

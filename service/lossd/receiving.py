@@ -18,6 +18,7 @@ from starlette.requests import Request
 from lossd import metrics
 from lossd.http_protocol import ARRIVAL, Arrival
 from lossd.settings import Settings
+from lossd.shared_bodies import shared_body
 from lossd_client.errors import (
     BodyTimeoutError,
     MalformedBodyError,
@@ -113,13 +114,16 @@ async def received_body(request: Request, settings: Settings) -> AsyncIterator[B
         BodyTimeoutError: it took longer than `body_timeout_s`.
         MalformedBodyError: it is not what its Content-Encoding says, or not in valid chunks.
         UnsupportedCodingError: it is compressed in a way that the service does not read.
+        NotSupportedError: it is in shared memory, which is not allowed.
         ClientDisconnect: the client went away before its end.
     """
     arrivals: Arrivals = request.app.state.arrivals
     limit_bytes = settings.max_body_mib << 20
     with arrivals.room(request.state.caller.name) as take:
         coding = _coding(request)
-        body = await _receive(request, settings, limit_bytes, take)
+        body: Body | None = await shared_body(request, limit_bytes, take)
+        if body is None:
+            body = await _receive(request, settings, limit_bytes, take)
         if coding is not None:
             body = await anyio.to_thread.run_sync(_unfold, body, coding, limit_bytes, take)
         yield body
@@ -193,6 +197,10 @@ def _gzip() -> _Decoder:
     return zlib.decompressobj(zlib.MAX_WBITS | 16)
 
 
+def _deflate() -> _Decoder:
+    return zlib.decompressobj()  # what HTTP calls deflate is zlib's format (RFC 9110, 8.4.1.2)
+
+
 def _zstd() -> _Decoder:
     return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj()
 
@@ -201,6 +209,7 @@ def _zstd() -> _Decoder:
 # deflate makes up to 1032 bytes of one, zstd up to 32 Ki.
 _DECODERS: dict[str, tuple[Callable[[], _Decoder], int]] = {
     "gzip": (_gzip, 32 << 10),
+    "deflate": (_deflate, 32 << 10),
     "zstd": (_zstd, 1 << 10),
 }
 CODINGS: Final = tuple(_DECODERS)
@@ -218,7 +227,7 @@ def _coding(request: Request) -> str | None:
         return None
     coding = coding.removeprefix("x-") if coding == "x-gzip" else coding
     if coding not in CODINGS:
-        msg = f"Content-Encoding {coding[:40]!r}; use {' or '.join(CODINGS)}, once, or none"
+        msg = f"Content-Encoding {coding[:40]!r}; use {', '.join(CODINGS)}, once, or none"
         raise UnsupportedCodingError(msg)
     return coding
 

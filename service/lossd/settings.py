@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lossd.callers import (
@@ -16,6 +16,8 @@ from lossd.callers import (
     RequestsPerMinute,
     SamplesPerMinute,
 )
+from lossd.loopback import is_loopback
+from lossd.shared_memory import is_shared_memory_possible
 
 _CONCURRENT_REQUESTS_OF_A_KEY = 128
 
@@ -49,6 +51,9 @@ class Settings(BaseSettings):
     """Address to listen on. Without keys only a loopback address is allowed."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
+    grpc_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of the Open Inference Protocol by gRPC, at the same address; none if not given. Needs
+    lossd[grpc]."""
     keys_file: Path | None = None
     """File of keys, as `lossd keys` writes it; with one, requests need a key and any address is
     allowed."""
@@ -90,6 +95,9 @@ class Settings(BaseSettings):
     """Longest that the head of a request may take to arrive, in seconds; beyond, 408."""
     send_timeout_s: float = Field(default=60.0, gt=0)
     """Longest that a caller may take to read an answer, in seconds; beyond, it is cut off."""
+    idle_timeout_s: float = Field(default=300.0, gt=0)
+    """Longest that a connection is kept between two requests, in seconds. Where connections run
+    out, the one that has been idle for longest goes first."""
     max_connections: int = Field(default=512, ge=1)
     """Most open connections; beyond, everything but the two health calls is answered 503."""
     max_request_samples: int = Field(default=1024, ge=1)
@@ -125,6 +133,9 @@ class Settings(BaseSettings):
     of one key may have to wait for those of another."""
     timeout_ms: float = Field(default=60_000.0, gt=0)
     """Deadline of a request that names none, and the most that one may name, in milliseconds."""
+    shared_memory: Literal["off", "on"] = "off"
+    """on lets callers on this machine send tensors in POSIX shared memory; needs Linux and a
+    loopback address."""
     drain_s: float = Field(default=30.0, ge=0)
     """On SIGTERM, how long accepted work may take to finish, in seconds."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -133,6 +144,15 @@ class Settings(BaseSettings):
     """One JSON object per line, or lines for people."""
     tracing: Literal["off", "otlp"] = "off"
     """otlp sends spans to where the standard OTEL_* variables say; needs lossd[telemetry]."""
+
+    @field_validator("shared_memory")
+    @classmethod
+    def _for_this_machine(cls, value: str, info: ValidationInfo) -> str:
+        if value == "on" and not is_loopback(info.data.get("host", "")):
+            raise ValueError("shared memory is for callers on this machine; listen on 127.0.0.1")
+        if value == "on" and not is_shared_memory_possible():
+            raise ValueError("this system has no /dev/shm")
+        return value
 
     def default_allowance(self) -> Allowance:
         """What a caller may use who is allowed nothing else."""

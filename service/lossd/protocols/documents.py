@@ -39,3 +39,22 @@ def parse_object(text: Text, what: str, budget: Budget) -> dict[str, Any]:
         msg = f"{what} is not a JSON object"
         raise MalformedBodyError(msg)
     return document
+
+
+def read_losses(text: str, what: str, budget: Budget) -> list[Any]:
+    """Losses of a text: names between commas, or JSON.
+
+    Raises:
+        MalformedBodyError: it begins like JSON and is none.
+        TooLargeError: likewise, and it takes more than the budget.
+
+    Example:
+        >>> read_losses('dice, focal', "losses", Budget(1 << 20))
+        ['dice', 'focal']
+        >>> read_losses('{"name": "dice"}', "losses", Budget(1 << 20))
+        [{'name': 'dice'}]
+    """
+    if text.lstrip().startswith(("[", "{")):
+        given = parse(text, what, budget)
+        return given if isinstance(given, list) else [given]
+    return [name.strip() for name in text.split(",") if name.strip()]

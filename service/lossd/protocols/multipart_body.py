@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from lossd.losses.kinds import ACTIVATION_INPUTS, INPUT_NAMES, SHARED_INPUTS
 from lossd.protocols.arrays import SHOWN_CHARACTERS, refuse
-from lossd.protocols.documents import parse, parse_object
+from lossd.protocols.documents import parse, parse_object, read_losses
 from lossd.protocols.files import Budget, Buffer, read_class_rles, read_rle, reader_of
 from lossd.protocols.json_body import Inputs, Sources, read_input, read_inputs
 from lossd.protocols.safetensors_body import joined
@@ -221,20 +221,12 @@ def _document(parts: Sequence[Part], budget: Budget) -> tuple[dict[str, Any], bo
         elif part.name == "sample_axis":
             sample_axis = _switch(part)
         elif part.name == "losses":
-            losses.extend(_losses(part.text, budget))
+            losses.extend(read_losses(part.text, "the field losses", budget))
         else:
             document[part.name] = _field(part, budget)
     if losses:
         document["losses"] = losses
     return document, sample_axis
-
-
-def _losses(text: str, budget: Budget) -> list[Any]:
-    """Losses of a field: names between commas, or JSON."""
-    if text.lstrip().startswith(("[", "{")):
-        given = parse(text, "the field losses", budget)
-        return given if isinstance(given, list) else [given]
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _field(part: Part, budget: Budget) -> Any:

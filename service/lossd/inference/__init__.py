@@ -1,0 +1,1 @@
+"""The Open Inference Protocol by gRPC, in front of the same application; needs `lossd[grpc]`."""
