@@ -33,6 +33,7 @@ from service_fixture import Served, problem, read_answer, safetensors, serving
 pytestmark = pytest.mark.skipif(not is_shared_memory_possible(), reason="needs /dev/shm")
 
 PREFIX = "lossd.anonymous."
+MARK = f"client-of-test-{os.getpid()}-"
 RNG = np.random.default_rng(2)
 BIG_LOGITS = RNG.normal(size=(2, 4, 256, 256)).astype(np.float32)
 BIG_LABELS = RNG.integers(0, 4, (2, 256, 256)).astype(np.uint8)
@@ -44,6 +45,12 @@ def open_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("lossd")
     with serving(cache_dir=folder, shared_memory="on") as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _marked_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regions of this process are told from those of others on the machine."""
+    monkeypatch.setattr("lossd_client._regions._MARK", MARK)
 
 
 class Memory:
@@ -474,7 +481,7 @@ def test_bytes_in_shared_memory_count(tmp_path: Path, memory: Memory) -> None:
 
 
 def regions() -> list[str]:
-    return [path.name for path in FOLDER.glob(f"{PREFIX}client-*")]
+    return [path.name for path in FOLDER.glob(f"{PREFIX}{MARK}*")]
 
 
 def big(client: Client, **more: Any) -> Any:
@@ -573,7 +580,10 @@ def test_errors_of_a_request_are_its_own(open_service: Served) -> None:
 
 
 def test_a_killed_process_leaves_what_the_next_one_removes() -> None:
-    program = f"import lossd_client._regions as r; print(r.Region({PREFIX!r}, 8).name); input()"
+    program = (
+        f"import lossd_client._regions as r; r._MARK = {MARK!r}; "
+        f"print(r.Region({PREFIX!r}, 8).name, flush=True); input()"
+    )
     with subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
