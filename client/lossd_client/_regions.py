@@ -2,9 +2,11 @@
 
 Each is a file below `/dev/shm` that only its user can open, locked as long as its process lives.
 What a killed process leaves behind has no lock any more, and the next one that needs regions with
-the same prefix removes it. Nothing is mapped, so nothing that is cut off can end a process.
+the same prefix removes it. They are mapped here, which the service never does: nobody but their
+user could cut them off.
 """
 
+import mmap
 import os
 import secrets
 import sys
@@ -25,7 +27,6 @@ _GRAIN_BYTES = 1 << 20
 _MOST_TO_SPARE = 4
 """How many times as large as what is wanted a region may be that is used again."""
 _MOST_IDLE = 4
-_VIEWS_AT_A_TIME = 64
 _TRIES = 3
 
 
@@ -49,10 +50,11 @@ class Region:
         self._descriptor = os.open(FOLDER / self.name, flags, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # All of it now: a hole that cannot be filled later would be an error in the middle.
+            # All of it now: a hole that cannot be filled later would end this process.
             os.posix_fallocate(self._descriptor, 0, self.nbytes)
+            self._memory = mmap.mmap(self._descriptor, self.nbytes)
         except BaseException:
-            self.remove()
+            self._let_go()
             raise
         if not os.fstat(self._descriptor).st_nlink:
             self.remove()
@@ -60,30 +62,25 @@ class Region:
 
     def write(self, parts: Sequence[bytes | memoryview]) -> None:
         """Put the parts into it, one after the other, from its beginning."""
-        waiting = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
         place = 0
-        while waiting:
-            count = os.pwritev(self._descriptor, waiting[:_VIEWS_AT_A_TIME], place)
-            place += count
-            _drop(waiting, count)
+        for part in parts:
+            view = memoryview(part).cast("B")
+            self._memory[place : place + view.nbytes] = view
+            place += view.nbytes
 
     def read(self, nbytes: int) -> memoryview:
-        """A copy of what it begins with.
-
-        Raises:
-            EOFError: there is less.
-        """
+        """A copy of what it begins with."""
         body = fresh(nbytes)
-        place = 0
-        while place < nbytes:
-            count = os.preadv(self._descriptor, [body[place:]], place)
-            if not count:
-                raise EOFError(f"{self.name} ends after {place} of {nbytes} bytes")
-            place += count
+        with memoryview(self._memory) as view, view[:nbytes] as begin:
+            body[:] = begin
         return body
 
     def remove(self) -> None:
         """Take it out of the system; a process that was forked off only lets go of it."""
+        self._memory.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self.pid == os.getpid():
             with suppress(FileNotFoundError):
                 (FOLDER / self.name).unlink()
@@ -157,13 +154,3 @@ def _made(prefix: str, nbytes: int) -> Region:
 def _remove_all(regions: list[Region]) -> None:
     while regions:
         regions.pop().remove()
-
-
-def _drop(views: list[memoryview], count: int) -> None:
-    """Take so many bytes off the views."""
-    while count:
-        first = views.pop(0)
-        if count < first.nbytes:
-            views.insert(0, first[count:])
-            return
-        count -= first.nbytes
