@@ -264,6 +264,8 @@ OTHER_VALUES: dict[str, Any] = {
     "kernels": "eager",
     "cache_dir": Path("elsewhere"),
     "cache_seed_dir": Path("seeds"),
+    "grpc_port": 8001,
+    "shared_memory": "on",
     "log_level": "warning",
     "log_format": "console",
     "tracing": "otlp",

@@ -35,8 +35,8 @@ pytestmark = pytest.mark.skipif(not is_shared_memory_possible(), reason="needs /
 PREFIX = "lossd.anonymous."
 MARK = f"client-of-test-{os.getpid()}-"
 RNG = np.random.default_rng(2)
-BIG_LOGITS = RNG.normal(size=(2, 4, 256, 256)).astype(np.float32)
-BIG_LABELS = RNG.integers(0, 4, (2, 256, 256)).astype(np.uint8)
+BIG_LOGITS = RNG.normal(size=(2, 4, 400, 400)).astype(np.float32)
+BIG_LABELS = RNG.integers(0, 4, (2, 400, 400)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
