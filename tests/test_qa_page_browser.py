@@ -519,6 +519,28 @@ def confirmed(invented: InventedPage, decisions: Decisions, verdicts: set[str]) 
     return sorted(found, key=lambda region: (region.image, -region.score))
 
 
+def test_who_is_quicker_than_the_pictures_decides_what_is_about_to_be_there(
+    page: Page, invented: InventedPage, tmp_path: Path
+) -> None:
+    """All keys in one task of the browser: no picture can open between them."""
+    page.evaluate(
+        """() => {
+          for (const key of ["n", "c", "n", "n", "x", "x"])
+            document.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+        }"""
+    )
+    saved(page, "#save", tmp_path / "decisions.json")
+    decisions = read_decisions([tmp_path / "decisions.json"])
+    for image, wanted in zip(
+        invented.ranking,
+        (["", "", ""], ["confirmed", "", ""], [], ["rejected", "rejected", ""]),
+        strict=False,
+    ):
+        assert decisions.of_image(image.name, image.item.labels_key) is None
+        made = decisions.of_regions(image.name, invented.regions[image.name])
+        assert [one.verdict if one else "" for one in made] == wanted
+
+
 @pytest.mark.parametrize(
     "verdicts", ["confirmed", "confirmed ambiguous", "confirmed rejected ambiguous"]
 )

@@ -4,6 +4,7 @@ A photo's size is that on the screen, after the turn that its EXIF data asks for
 what an annotator saw.
 """
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -19,6 +20,11 @@ from lossd_client.qa.rle import MAX_PIXELS
 
 _PHOTO_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _MASK_FORMATS = ("PNG", "BMP", "TIFF", "GIF")
+_BROKEN = (
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
+    *(SyntaxError, EOFError, struct.error, Image.DecompressionBombError),
+)
+"""What Pillow's decoders raise for broken files."""
 _EXIF_ORIENTATION = 0x0112
 _FIRST_SIDEWAYS_ORIENTATION = 5
 _INDEX_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B"})
@@ -255,8 +261,7 @@ def _opened(
         with Image.open(content or path, formats=formats) as picture:
             _check_pixels(picture)
             yield picture
-    # Pillow's decoders raise SyntaxError and others for broken files.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise DataError(str(path), f"cannot be read as {', '.join(formats)}: {error}") from error
 
 

@@ -8,10 +8,12 @@ import { regionsOf } from "./report.js";
 const JSON_TYPE = "application/json";
 
 export class Files {
-  constructor(head, images, decisions) {
+  // `settled` resolves when every decision that was asked for is made.
+  constructor(head, images, decisions, settled) {
     this.head = head;
     this.images = images;
     this.decisions = decisions;
+    this.settled = settled;
     byId("save").addEventListener("click", () => this.save());
     byId("load").addEventListener("click", () => byId("load-file").click());
     byId("load-file").addEventListener("change", ({ target }) => this.load(target));
@@ -22,6 +24,7 @@ export class Files {
   }
 
   async save() {
+    await this.settled();
     const decisions = await Promise.all(this.decisions.all().map((each) => this.whole(each)));
     const document = {
       ...this.head.decisions_file,
@@ -50,6 +53,7 @@ export class Files {
   }
 
   async export(format) {
+    await this.settled();
     const wanted = byId("export-verdicts").value.split(" ");
     const verdicts = format === "csv" ? VERDICTS : wanted;
     const found = await decidedRegions(this.images, this.decisions, verdicts);

@@ -2,6 +2,7 @@
 
 import { byId, element } from "./dom.js";
 
+const WHOLE = { C: "confirmed", X: "rejected", A: "ambiguous", U: "withdrawn" };
 const ENTRY = "input:not([type=range], [type=checkbox]), select, textarea";
 const ARROWS = "input[type=range], summary";
 
@@ -20,7 +21,7 @@ export function bindKeys(actions) {
     ["x", "reject: the annotation is right", ["x"], () => actions.decide("rejected")],
     ["a", "ambiguous: the guideline does not say", ["a"], () => actions.decide("ambiguous")],
     ["u", "withdraw the decision", ["u"], () => actions.decide("withdrawn")],
-    ["C, X, A, U", "the same of the whole image", [..."CXAU"], (key) => actions.decideImage(key)],
+    ["C, X, A, U", "the same of the whole image", [..."CXAU"], (key) => actions.decideImage(WHOLE[key])],
     ["s", "save the decisions to a file", ["s"], () => byId("save").click()],
     ["Layers"],
     ["p", "photo", ["p"], () => actions.toggle("photo")],

@@ -19,7 +19,6 @@ const SAID = {
   ambiguous: "ambiguous",
   withdrawn: "withdrawn",
 };
-const WHOLE = { C: "confirmed", X: "rejected", A: "ambiguous", U: "withdrawn" };
 const PANS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 class Review {
@@ -30,6 +29,8 @@ class Review {
     this.decisions.listen();
     this.current = null;
     this.chosen = null;
+    this.isOpening = false;
+    this.asked = []; // while an image opens, in order
     showFacts(head, images);
     this.histogram = new Histogram(images, this.decisions);
     this.layers = new Layers(head);
@@ -37,7 +38,7 @@ class Review {
     this.panel = new Panel(head, this.decisions, (place) => this.chooseRegion(place));
     this.gallery = new Gallery(this.decisions, (image) => this.open(image));
     this.filters = new Filters(head, images, this.decisions, () => this.filter());
-    this.files = new Files(head, images, this.decisions);
+    this.files = new Files(head, images, this.decisions, () => this.settled());
     showClasses(head, (name) => {
       this.filters.chooseClass(name);
       byId("review").scrollIntoView();
@@ -45,15 +46,16 @@ class Review {
     showGroups(head);
     this.histogram.onMove(() => byId("filter-cut").checked && this.filter());
     this.decisions.onChange(() => this.tellProgress());
+    const actions = this.actions();
     for (const verdict of Object.keys(SAID)) {
-      byId(`decide-${verdict}`).addEventListener("click", () => this.decide(verdict));
-      byId(`image-${verdict}`).addEventListener("click", () => this.decideWhole(verdict));
+      byId(`decide-${verdict}`).addEventListener("click", () => actions.decide(verdict));
+      byId(`image-${verdict}`).addEventListener("click", () => actions.decideImage(verdict));
     }
-    byId("next").addEventListener("click", () => this.step(1));
-    byId("previous").addEventListener("click", () => this.step(-1));
-    byId("next-open").addEventListener("click", () => this.nextOpen());
+    byId("next").addEventListener("click", () => actions.step(1));
+    byId("previous").addEventListener("click", () => actions.step(-1));
+    byId("next-open").addEventListener("click", () => actions.nextOpen());
     byId("fit-region").addEventListener("click", () => this.viewer.fitRegion(this.chosen));
-    bindKeys(this.actions());
+    bindKeys(actions);
     if (head.conflicts.length) {
       this.files.warn(`${head.conflicts.length} decisions contradict each other`, head.conflicts);
     }
@@ -66,12 +68,12 @@ class Review {
   actions() {
     const { viewer } = this;
     return {
-      step: (by) => this.step(by),
-      nextOpen: () => this.nextOpen(),
-      stepRegion: (by) => this.stepRegion(by),
-      chooseRegion: (place) => this.chooseRegion(place),
-      decide: (verdict) => this.decide(verdict),
-      decideImage: (key) => this.decideWhole(WHOLE[key]),
+      step: (by) => this.inOrder(() => this.step(by)),
+      nextOpen: () => this.inOrder(() => this.nextOpen()),
+      stepRegion: (by) => this.afterOpening(() => this.stepRegion(by)),
+      chooseRegion: (place) => this.afterOpening(() => this.chooseRegion(place)),
+      decide: (verdict) => this.afterOpening(() => this.decide(verdict)),
+      decideImage: (verdict) => this.afterOpening(() => this.decideWhole(verdict)),
       toggle: (layer) => viewer.toggle(layer),
       arrange: () => viewer.arrange(),
       dim: (steps) => viewer.dim(steps),
@@ -87,6 +89,7 @@ class Review {
   }
 
   async open(image = this.images[0]) {
+    this.isOpening = true;
     this.current = image;
     this.chosen = null;
     this.regions = [];
@@ -96,12 +99,30 @@ class Review {
     this.panel.show(image, { regions: [], labels: [] });
     const loaded = await this.viewer.show(image);
     if (loaded === null) return;
+    this.isOpening = false;
     this.regions = loaded.regions;
     this.panel.show(image, loaded);
     this.chooseRegion(this.firstOpen(-1));
+    while (this.asked.length && !this.isOpening) this.asked.shift()();
     const place = this.gallery.shown.indexOf(image);
     const next = this.gallery.shown[place + 1];
     if (place >= 0 && next) this.layers.of(next);
+  }
+
+  // Whoever is quicker than the picture means the regions that are about to be there.
+  afterOpening(act) {
+    if (this.isOpening) this.asked.push(act);
+    else act();
+  }
+
+  // What follows on something that waits waits, too; whoever only passes images does not.
+  inOrder(act) {
+    if (this.asked.length) this.asked.push(act);
+    else act();
+  }
+
+  settled() {
+    return new Promise((resolve) => this.inOrder(resolve));
   }
 
   step(by) {
