@@ -169,12 +169,6 @@ def test_a_wrong_method_is_405_and_the_right_one_is_told(app_client: Caller) -> 
     assert answer.headers["allow"] == "POST"
 
 
-def test_only_a_post_to_the_very_address_has_a_shortcut(app_client: Caller) -> None:
-    assert app_client.options("/v1/evaluate").status_code == 405
-    answer = app_client.post("/v1/evaluate/", json=document(), follow_redirects=False)
-    assert answer.status_code in (307, 404)
-
-
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
 def test_another_content_type_is_415(app_client: Caller, content_type: str) -> None:
     told = problem(app_client.evaluate_bytes(b"{}", content_type), 415, "unsupported_media_type")
