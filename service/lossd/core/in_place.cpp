@@ -69,10 +69,13 @@ inline uint32_t as_bits(float value) {
   return bits;
 }
 
-// e^x for x up to 0, denormal results included. Cephes' polynomial; two factors of 2^k/2, since one
-// could not be a denormal.
-inline float exponential(float x) {
-  x = x < -104.0f ? -104.0f : x;  // NaN stays
+// e^x = p * 2^k with p next to 1, by Cephes' polynomial.
+struct Power {
+  float p;
+  int32_t k;
+};
+
+inline Power power(float x) {
   const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const float shifted = x * 1.44269504088896341f + shift;
   const float whole = shifted - shift;
@@ -86,6 +89,13 @@ inline float exponential(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
+  return {p, k};
+}
+
+// e^x for x up to 0, denormal results included: two factors of 2^k/2, since one could not be a
+// denormal.
+inline float exponential(float x) {
+  const auto [p, k] = power(x < -104.0f ? -104.0f : x);  // NaN stays
   const int32_t half = k >> 1;
   return p * as_float((uint32_t)(half + 127) << 23) * as_float((uint32_t)(k - half + 127) << 23);
 }
@@ -692,20 +702,7 @@ struct Seen {
 
 // e^x for x up to 0; what is less than a normal number is one of the smallest.
 inline float normal_exponential(float x) {
-  x = x < -87.0f ? -87.0f : x;  // NaN stays
-  const float shift = 12582912.0f;  // as in `exponential`
-  const float shifted = x * 1.44269504088896341f + shift;
-  const float whole = shifted - shift;
-  const int32_t k = (int32_t)as_bits(shifted) - (int32_t)as_bits(shift);
-  float r = x - whole * 0.693145751953125f;
-  r = r - whole * 1.42860682030941723212e-6f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  const auto [p, k] = power(x < -87.0f ? -87.0f : x);  // NaN stays
   return p * as_float((uint32_t)(k + 127) << 23);
 }
 
