@@ -541,6 +541,22 @@ def test_who_is_quicker_than_the_pictures_decides_what_is_about_to_be_there(
         assert [one.verdict if one else "" for one in made] == wanted
 
 
+def test_a_broken_part_of_the_report_is_told_and_holds_nothing_up(
+    page: Page, invented: InventedPage, tmp_path: Path
+) -> None:
+    page.evaluate("document.getElementById('r4').textContent = 'not JSON'")
+    for key in "nnn":
+        page.keyboard.press(key)
+    expect(page.locator("#said")).to_contain_text("street-0003 cannot be shown")
+    for key in "cnc":
+        page.keyboard.press(key)
+    saved(page, "#save", tmp_path / "decisions.json")
+    decisions = read_decisions([tmp_path / "decisions.json"])
+    assert set(decisions.by_image) == {"street-0004"}
+    made = decisions.of_regions("street-0004", invented.regions["street-0004"])
+    assert [one.verdict if one else "" for one in made] == ["confirmed", "", ""]
+
+
 @pytest.mark.parametrize(
     "verdicts", ["confirmed", "confirmed ambiguous", "confirmed rejected ambiguous"]
 )

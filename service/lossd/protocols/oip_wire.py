@@ -42,16 +42,10 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 """numpy's dtype for each datatype of the protocol but BYTES, which no tensor here is."""
 
 DATATYPES: Final = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "bfloat16": "BF16",
-    "float32": "FP32",
-    "float64": "FP64",
+    name: datatype
+    for name, wanted in NUMPY_DTYPES.items()
+    for datatype, dtype in DTYPES.items()
+    if dtype == wanted
 }
 """The protocol's datatype for each dtype of the wire."""
 
@@ -90,8 +84,7 @@ class NoRegions:
         Raises:
             NotSupportedError: always.
         """
-        del budget
-        del place
+        del place, budget
         raise NotSupportedError("shared memory is not allowed here")
 
 

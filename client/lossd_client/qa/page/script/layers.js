@@ -23,7 +23,7 @@ export class Layers {
     while (this.kept.size > KEPT_IMAGES) {
       const [oldest, gone] = this.kept.entries().next().value;
       this.kept.delete(oldest);
-      gone.then(release);
+      gone.then(release, () => {}); // nothing to release of what is broken
     }
     return found;
   }

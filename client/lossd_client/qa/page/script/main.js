@@ -30,6 +30,7 @@ class Review {
     this.current = null;
     this.chosen = null;
     this.isOpening = false;
+    this.broken = null; // why the image cannot be shown
     this.asked = []; // while an image opens, in order
     showFacts(head, images);
     this.histogram = new Histogram(images, this.decisions);
@@ -97,16 +98,31 @@ class Review {
     this.viewer.choose(null);
     this.panel.choose(null);
     this.panel.show(image, { regions: [], labels: [] });
-    const loaded = await this.viewer.show(image);
-    if (loaded === null) return;
+    let loaded;
+    try {
+      loaded = await this.viewer.show(image);
+    } catch (error) {
+      if (this.current === image) this.opened(image, null, error);
+      return;
+    }
+    if (loaded !== null) this.opened(image, loaded, null);
+  }
+
+  // An image is there, or it is known that its part of the report is broken.
+  opened(image, loaded, error) {
     this.isOpening = false;
-    this.regions = loaded.regions;
-    this.panel.show(image, loaded);
-    this.chooseRegion(this.firstOpen(-1));
+    this.broken = error;
+    if (error) say(`${image.name} cannot be shown: ${error.message}`);
+    else {
+      this.regions = loaded.regions;
+      this.panel.show(image, loaded);
+      this.chooseRegion(this.firstOpen(-1));
+    }
     while (this.asked.length && !this.isOpening) this.asked.shift()();
     const place = this.gallery.shown.indexOf(image);
     const next = this.gallery.shown[place + 1];
-    if (place >= 0 && next) this.layers.of(next);
+    // What is broken is told when it is opened.
+    if (place >= 0 && next) this.layers.of(next).catch(() => {});
   }
 
   // Whoever is quicker than the picture means the regions that are about to be there.
@@ -157,6 +173,10 @@ class Review {
 
   // Decides the region that is chosen, or the image where none is, and goes to the next open region.
   decide(verdict) {
+    if (this.broken) {
+      say(`${this.current.name} cannot be shown; C, X and A decide the image as a whole`);
+      return;
+    }
     if (this.chosen === null) {
       this.decideWhole(verdict);
       return;
