@@ -6,6 +6,7 @@ import inspect
 import math
 import socket
 import time
+from asyncio import selector_events
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from uvicorn.protocols.http import httptools_impl
 
-from lossd.http_protocol import HttpProtocol
+from lossd.http_protocol import HangUp, HttpProtocol
 from lossd_client.errors import MalformedBodyError
 from lossd_client.wire import PROBLEM
 from service_fixture import wait_until
@@ -138,6 +139,36 @@ def test_head_has_the_length_of_a_body_but_none(either: Listening) -> None:
     assert head.body == b""
     assert int(head.headers["content-length"]) > 0
     assert get.document["method"] == "GET"
+
+
+@pytest.mark.parametrize(("more", "writes"), [(0, 1), (MIB, 3)])
+def test_the_head_of_an_answer_leaves_with_its_body(
+    own: Listening, monkeypatch: pytest.MonkeyPatch, more: int, writes: int
+) -> None:
+    written: list[int] = []
+    transport = vars(selector_events)["_SelectorSocketTransport"]
+    write = transport.write
+
+    def noting(self: Any, data: bytes) -> None:
+        written.append(len(data))
+        write(self, data)
+
+    monkeypatch.setattr(transport, "write", noting)
+    (answer,) = own.exchange(request(f"/?{more}", b"x", CLOSE))
+    assert answer.status == 200
+    # Head and first part together, then the second part in slices of half a MiB.
+    assert len([nbytes for nbytes in written if nbytes]) == writes
+
+
+def test_who_is_told_late_is_told_at_once() -> None:
+    hang_up, told_of = HangUp(), list[str]()
+    with hang_up.told_to(lambda: told_of.append("early")):
+        hang_up.tell()
+    assert told_of == ["early"]
+    with hang_up.told_to(lambda: told_of.append("late")):
+        assert told_of == ["early", "late"]
+    hang_up.tell()
+    assert told_of == ["early", "late"]
 
 
 def test_an_upgrade_nobody_offers_is_a_request_like_others(own: Listening) -> None:

@@ -72,6 +72,7 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 _NAME_OF_DTYPE = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
 _DTYPE_OF_CODE = {code: NUMPY_DTYPES[name] for name, code in SAFETENSORS_CODES.items()}
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 _HEADER_LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 16 << 20
 _KEPT_HEADER_BYTES = 4096
@@ -272,7 +273,7 @@ def encode_safetensors(
         }
         offset += view.nbytes
         views.append(view)
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = _COMPACT.encode(header).encode()
     text += b" " * (-(len(text) + _HEADER_LENGTH.size) % _ALIGNMENT_BYTES)
     return [_HEADER_LENGTH.pack(len(text)) + text, *views]
 

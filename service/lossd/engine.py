@@ -153,21 +153,15 @@ class Engine:
         self._failures = 0
         """Jobs that failed alone."""
         self._table: KernelTable = {}
+        self.device_name = device_name(self.device, self.mode)
+        """Device and how its kernels run, as the answers say it."""
+        self.numerics_version = numerics_version(self.mode, self._table)
+        """Equal for processes whose answers have equal bits on equal devices; known when ready."""
         self.find: Find = find
         """What looks at images for annotation QA, in any thread."""
         self._workspace = Workspace(self.device, settings.chunk_logits)
         self._second_workspace = Workspace(self.device, settings.chunk_logits)
         """Of batches that overtake another; empty until there is one."""
-
-    @property
-    def device_name(self) -> str:
-        """Device and how its kernels run, as the answers say it."""
-        return device_name(self.device, self.mode)
-
-    @property
-    def numerics_version(self) -> str:
-        """Equal for processes whose answers have equal bits on equal devices."""
-        return numerics_version(self.mode, self._table)
 
     def start(self) -> None:
         """Starts the thread; jobs are refused until it is ready."""
@@ -311,6 +305,7 @@ class Engine:
         self._table = load_kernels(
             self._settings, self.device, self.mode, on_progress=self._on_progress
         )
+        self.numerics_version = numerics_version(self.mode, self._table)
         self.find = load_find(self._settings, self.device, self.mode)
         self._run_canary()
         if self.state != "draining":

@@ -9,10 +9,11 @@ connections and readers that are too slow or too many are cut.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -44,6 +45,9 @@ log = structlog.get_logger(__name__)
 ARRIVAL: Final = "lossd.arrival"
 """The ASGI extension that tells how much of a body has arrived: an `Arrival`."""
 
+HANG_UP: Final = "lossd.hang_up"
+"""The ASGI extension that tells when the other side is gone: a `HangUp`."""
+
 PROBES: Final = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 """What is answered without a key and beyond the limit of connections: load balancers have none."""
 
@@ -58,6 +62,8 @@ _DRAINED_BYTES: Final = 64 * 1024
 """Of a body that nobody reads, what is worth receiving to keep the connection."""
 _LINGER_S: Final = 2.0
 _SLICE_BYTES: Final = 512 << 10
+_SMALL_ANSWER_BYTES: Final = 64 * 1024
+"""What is copied behind its head, since sending once more costs more."""
 _SLOW_READER: Final = "slow_reader"
 _TELL_EVERY_S: Final = 0.05
 _IDS: Final = random.Random()  # noqa: S311 - of ids, no secrets
@@ -72,6 +78,7 @@ def http_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         port=settings.port,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # nobody here asks who a proxy speaks for
         loop="asyncio",  # with bodies of megabytes it receives faster than uvloop
         http=_protocol_class(settings),
         ws="none",
@@ -123,7 +130,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     Of uvicorn's own protocol this uses the callbacks of the parser (`on_*`), `_start_asgi_task`,
     `_unset_keepalive_if_required`, the attributes `parser`, `cycle`, `flow`, `transport`,
     `headers`, `url`, `connections`, `server_state`, `timeout_keep_alive_task`, and of its cycle
-    those that `_Exchange` reads.
+    those that `_Exchange` reads, of which it replaces `transport`.
     """
 
     limits: ClassVar[Settings]
@@ -146,6 +153,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._send_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._landing: _Landing | None = None
+        self._exchange: _Exchange | None = None  # that the application is busy with
         self._lingering: RequestResponseCycle | None = None
         self._spoilt: RequestResponseCycle | None = None
         self._rejection: LossdError | None = None
@@ -190,6 +198,8 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         super().connection_lost(exc)
         if self._landing is not None:
             self._landing.end()
+        if self._exchange is not None:
+            self._exchange.hang_up.tell()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go: into the body that lands, or to the parser."""
@@ -298,7 +308,8 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     # -- requests
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, _Exchange(self, cycle, app))  # type: ignore[arg-type]
+        self._exchange = _Exchange(self, cycle, app)
+        super()._start_asgi_task(cycle, self._exchange)  # type: ignore[arg-type]
 
     async def land(
         self, cycle: RequestResponseCycle, nbytes: int, first: bytes, arrival: Arrival
@@ -466,6 +477,33 @@ class Arrival:
 
     def __init__(self) -> None:
         self.arrived_bytes = 0
+        self.is_whole = False
+        """Whether the next message is all of it and can be had without waiting."""
+
+
+class HangUp:
+    """Tells whoever waits for an answer that the other side is gone."""
+
+    def __init__(self) -> None:
+        self._listeners: set[Callable[[], None]] = set()
+        self._has_happened = False
+
+    @contextlib.contextmanager
+    def told_to(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Calls a function when it happens, or at once if it has, while the context is open."""
+        self._listeners.add(listener)
+        try:
+            if self._has_happened:
+                listener()
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    def tell(self) -> None:
+        """It has happened."""
+        self._has_happened = True
+        for listener in tuple(self._listeners):
+            listener()
 
 
 class _Landing:
@@ -505,12 +543,16 @@ class _Exchange:
         self._cycle = cycle
         self._app = app
         self._arrival = Arrival()
+        self.hang_up = HangUp()
         self._received = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application, with a way in and a way out of our own."""
         del receive, send
-        scope.setdefault("extensions", {})[ARRIVAL] = self._arrival
+        cycle = self._cycle
+        self._arrival.is_whole = not cycle.more_body and not cycle.waiting_for_100_continue
+        extensions = scope.setdefault("extensions", {})
+        extensions[ARRIVAL], extensions[HANG_UP] = self._arrival, self.hang_up
         await self._app(scope, self.receive, self.send)
 
     async def receive(self) -> Message:
@@ -547,6 +589,8 @@ class _Exchange:
             if self._leaves_body():
                 self._protocol.linger_after(cycle)
                 message = {**message, "headers": _closing(message.get("headers", ()))}
+            if cycle.scope["method"] != "HEAD":
+                cycle.transport = _HeadHeld(cycle.transport)  # type: ignore[assignment]
             await cycle.send(message)  # type: ignore[arg-type]
             return
         body = memoryview(message.get("body", b"")).cast("B")
@@ -574,6 +618,41 @@ class _Exchange:
             return True
         nbytes = announced_bytes(cycle.scope["headers"])
         return nbytes is None or nbytes - self._arrival.arrived_bytes > _DRAINED_BYTES
+
+
+class _HeadHeld:
+    """A transport that lets the head of an answer leave with the first part of its body.
+
+    Every call of the system lets other threads have Python's lock, and getting it back takes as
+    long as they like.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._parts: Literal["head", "first", "later"] = "head"
+        """What is written next."""
+        self._head = b""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """The head, then the parts of the body."""
+        if self._parts == "head":
+            self._parts, self._head = "first", bytes(data)
+            return
+        if self._parts == "first":
+            self._parts = "later"
+            if len(data) <= _SMALL_ANSWER_BYTES:
+                data = b"".join((self._head, data))
+            else:
+                self._transport.write(self._head)
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Whether nothing more will be sent."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Sends what was written and ends the connection."""
+        self._transport.close()
 
 
 def announced_bytes(headers: Any) -> int | None:

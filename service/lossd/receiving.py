@@ -136,8 +136,10 @@ async def _receive(
     take(announced or 0)
     arrival: Arrival = request.scope.get("extensions", {}).get(ARRIVAL) or Arrival()
     body: Body = bytearray()
+    # What is there need not be waited for, and so needs no limit to the waiting.
+    limit_s = None if arrival.is_whole else settings.body_timeout_s
     try:
-        async with asyncio.timeout(settings.body_timeout_s):
+        async with asyncio.timeout(limit_s):
             async for chunk in request.stream():
                 if announced is None:
                     take(len(chunk))

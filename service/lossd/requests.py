@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +16,7 @@ from lossd import metrics
 from lossd.core.job import AnyJob, Job, RowJob
 from lossd.device_tensors import DeviceTensors
 from lossd.engine import Completed, Engine
+from lossd.http_protocol import HANG_UP, HangUp
 from lossd.offload import decode, offload
 from lossd.protocols.admission import RequestLimits, build_job, read_request
 from lossd.protocols.answers import (
@@ -215,28 +219,58 @@ async def compute(request: Request, engine: Engine, job: AnyJob, left_s: float) 
     ticket = engine.submit(
         job, timeout_s=left_s, origin=origin, caller=request.state.caller, wake="later"
     )
+    loop = asyncio.get_running_loop()
     # Behind the requests that came in the same moment: they will share a batch.
-    asyncio.get_running_loop().call_soon(engine.wake)
-    answer = asyncio.wrap_future(ticket.answer)
-    gone = asyncio.ensure_future(_disconnected(request))
+    loop.call_soon(engine.wake)
+    answer: asyncio.Future[Completed] = loop.create_future()
+
+    def fail(error: Exception) -> None:
+        if not answer.done():
+            answer.set_exception(error)
+
+    def settle(done: Future[Completed]) -> None:
+        if answer.done() or done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            answer.set_result(done.result())
+        else:
+            answer.set_exception(error)
+
+    def hand_over(done: Future[Completed]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            loop.call_soon_threadsafe(settle, done)
+
+    msg = f"no answer in the {left_s * 1e3:.0f} ms that were left"
+    timer = loop.call_later(left_s, fail, DeadlineExceededError(msg))
+    ticket.answer.add_done_callback(hand_over)
     try:
-        await asyncio.wait((answer, gone), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        if gone.done():
-            raise ClientDisconnect
-        msg = f"no answer in the {left_s * 1e3:.0f} ms that were left"
-        raise DeadlineExceededError(msg)
+        with _hang_up_told(request, lambda: fail(ClientDisconnect())):
+            return await answer
     finally:
-        answer.cancel()
+        timer.cancel()
         ticket.abandon()  # a job nobody waits for leaves the queue, or is computed no further
-        gone.cancel()
 
 
-async def _disconnected(request: Request) -> None:
-    """Returns when the client has gone; its whole body has been received before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+@contextlib.contextmanager
+def _hang_up_told(request: Request, listener: Callable[[], None]) -> Iterator[None]:
+    """Calls a function when the client has gone; its whole body has been received before."""
+    hang_up: HangUp | None = request.scope.get("extensions", {}).get(HANG_UP)
+    if hang_up is not None:
+        with hang_up.told_to(listener):
+            yield
+        return
+
+    async def wait() -> None:  # a server of another kind tells it to those who ask
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        listener()
+
+    waiting = asyncio.ensure_future(wait())
+    try:
+        yield
+    finally:
+        waiting.cancel()
 
 
 def _document(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -301,10 +302,10 @@ def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
 
 def _weighted(value: Tensor, uses: Sequence[Use]) -> Tensor:
     """`[]`: the values `[B]` of a head, each as often as its uses count it."""
-    weights = torch.zeros(len(value), dtype=torch.float64)
+    weights = np.zeros(len(value))
     for use in uses:
         weights[use.span] += use.call.weight
-    return (weights * value).sum()
+    return (torch.from_numpy(weights) * value).sum()
 
 
 def _hand_out(head: Head, values: Values) -> None:
@@ -312,11 +313,8 @@ def _hand_out(head: Head, values: Values) -> None:
     value = values.value.detach().numpy()
     per_class = None if values.per_class is None else values.per_class.detach().numpy()
     found: dict[Note, Tensor | None] = {"fell_back": values.fell_back, "empty": values.empty}
-    notes = {
-        what: samples.numpy()
-        for what, samples in found.items()
-        if samples is not None and bool(samples.any())
-    }
+    known = {what: samples.numpy() for what, samples in found.items() if samples is not None}
+    notes = {what: samples for what, samples in known.items() if samples.any()}
     for use in head.uses:
         own = None if per_class is None else per_class[use.span]
         use.answer.add_value(use.call.label, value[use.span], own)

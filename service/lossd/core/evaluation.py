@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +87,7 @@ def _evaluate_pixels(
     gammas = _gammas(members)
     sums = [passes.sums(gamma) for gamma in gammas]
     offsets = passes.group_offsets
-    finite = torch.isfinite(sums[0][1][:, v.NEGATIVE_LOG_LIKELIHOOD]).all(-1)
+    finite = np.isfinite(sums[0][1].numpy()[:, v.NEGATIVE_LOG_LIKELIHOOD]).all(-1)
     answers: dict[int, Answer | LossdError] = {}
     good: list[Member] = []
     for member in members:

@@ -88,7 +88,7 @@ class Part:
     """The same logits on the device that computes, where they lie there already. Only the passes
     read them, and the part is not charged for them."""
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the part's tensors."""
         tensors = (self.logits, self.target, self.weight_map, self.whole_target)
@@ -156,22 +156,22 @@ class Job:
         """Whether every channel is a row of tiles of its own."""
         return self.family in SIGMOID_FAMILIES
 
-    @property
+    @cached_property
     def channels(self) -> int:
         """Channels of the logits, the same in all parts."""
         return self.parts[0].logits.shape[1]
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Number of samples in all parts."""
         return sum(part.logits.shape[0] for part in self.parts)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes the job holds while it waits."""
         return sum(part.nbytes for part in self.parts)
 
-    @property
+    @cached_property
     def tiles(self) -> int:
         """Tiles that its samples are cut into."""
         groups = self.channels if self.by_channel else 1
@@ -179,13 +179,13 @@ class Job:
             part.logits.shape[0] * groups * tiles_of(part.logits.shape[2]) for part in self.parts
         )
 
-    @property
+    @cached_property
     def group(self) -> tuple[Any, ...]:
         """Jobs of equal group can be computed in one batch."""
         width = 1 if self.by_channel else self.channels
         return self.family, self.dtype, width
 
-    @property
+    @cached_property
     def workload(self) -> tuple[Any, ...]:
         """Jobs of equal workload take about as long for a byte.
 
@@ -217,7 +217,7 @@ class RowJob:
     tiles: ClassVar[int] = 0
     """Tables are not cut."""
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of samples in each part."""
         return tuple(
@@ -225,23 +225,23 @@ class RowJob:
             for part in self.parts
         )
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Number of samples in all parts."""
         return sum(self.sizes)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes the job holds while it waits."""
         tensors = (tensor for part in self.parts for tensor in part.values())
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    @property
+    @cached_property
     def group(self) -> tuple[Any, ...]:
         """Row jobs share nothing but their place in the queue."""
         return ("rows",)
 
-    @property
+    @cached_property
     def workload(self) -> tuple[Any, ...]:
         """Jobs of equal workload take about as long for a byte."""
         return self.group, self.gradient, *sorted(call.loss.name for call in self.calls)
@@ -276,23 +276,23 @@ class ObservationJob:
     tiles: ClassVar[int] = 0
     """Images are not cut."""
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Number of images in all parts."""
         return sum(part.images for part in self.parts)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes the job holds while it waits."""
         tensors = (tensor for part in self.parts for tensor in (part.prediction, part.target))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    @property
+    @cached_property
     def group(self) -> tuple[Any, ...]:
         """Images are looked at one by one; the jobs share nothing but their place in the queue."""
         return ("observation",)
 
-    @property
+    @cached_property
     def workload(self) -> tuple[Any, ...]:
         """Jobs of equal workload take about as long for a byte."""
         return self.group, self.kind, self.classes, str(self.parts[0].prediction.dtype)

@@ -151,8 +151,11 @@ class Passes:
         for lot in self._lots(range(len(self.samples))):
             self._checkpoint()
             found.append(in_place.sums(self._prepare(in_place, lot), gamma[lot[0] : lot[-1] + 1]))
-        regions, pixels = zip(*found, strict=True)
-        return self._add_tiles(torch.cat(regions)), self._add_tiles(torch.cat(pixels))
+        if len(found) == 1:
+            region, pixel = found[0]
+        else:
+            region, pixel = (torch.cat(lots) for lots in zip(*found, strict=True))
+        return self._add_tiles(region), self._add_tiles(pixel)
 
     def _prepare(self, in_place: InPlace, lot: Sequence[int]) -> Lot:
         """What the C++ is told of some samples; the passes of a batch say the same."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossd.losses.sums import RegionSums, Task, class_sum, ratio
+from lossd.losses.sums import ZERO, RegionSums, Task, class_sum, ratio
 
 
 def counted_classes(region: RegionSums, task: Task, options: Any) -> tuple[Tensor, Tensor]:
@@ -42,13 +42,13 @@ def class_weights(counted: Tensor, options: Any) -> Tensor:
     given = getattr(options, "class_weights", None)
     if given is not None:
         weights = weights.new_tensor(given)
-    return torch.where(counted, weights, 0.0)
+    return torch.where(counted, weights, ZERO)
 
 
 def class_mean(per_class: Tensor, counted: Tensor, options: Any) -> Tensor:
     """Weighted mean `[B]` over the classes that count of values `[B, C]`."""
     weights = class_weights(counted, options)
-    total = class_sum(weights * torch.where(counted, per_class, 0.0))[:, 0]
+    total = class_sum(weights * torch.where(counted, per_class, ZERO))[:, 0]
     return ratio(total, class_normalizer(weights, options))
 
 

@@ -50,7 +50,7 @@ from lossd.losses.options import (
 )
 from lossd.losses.registry import LOSSES, Function, Loss, input_names, register
 from lossd.losses.slopes import Weighed
-from lossd.losses.sums import Sums, Task, class_sum, pixel_sum, ratio
+from lossd.losses.sums import ZERO, Sums, Task, class_sum, pixel_sum, ratio
 
 ALL_TASKS: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
 SIGMOID_TASKS: tuple[Task, ...] = ("binary", "multilabel")
@@ -129,7 +129,7 @@ class RegionLoss(TileLoss):
             empty = _anywhere(region.empty, counted)
         nothing = region.pixels[:, 0] == 0
         return Values(
-            value=torch.where(nothing, 0.0, value),
+            value=torch.where(nothing, ZERO, value),
             per_class=torch.where(counted, per_class, torch.nan),
             fell_back=fell_back & ~nothing,
             empty=None if empty is None else empty & ~nothing,
@@ -152,7 +152,7 @@ class PooledLoss(TileLoss):
         nothing = sums.region.pixels[:, 0] == 0
         empty = _anywhere(sums.region.empty, counted)
         return Values(
-            value=torch.where(nothing, 0.0, value),
+            value=torch.where(nothing, ZERO, value),
             fell_back=fell_back & ~nothing,
             empty=None if empty is None else empty & ~nothing,
         )

@@ -13,6 +13,10 @@ from lossd.core import vocabulary as v
 
 Task = Literal["binary", "multiclass", "multilabel"]
 
+ZERO = torch.zeros((), dtype=torch.float64)
+ONE = torch.ones((), dtype=torch.float64)
+"""Numbers where a tensor is asked for: torch makes a tensor of every plain one, each time anew."""
+
 _BLOCK_PIXELS = 4096
 _PIECE_ELEMENTS = 1 << 14
 """Half of what torch gives a thread at least."""
@@ -202,7 +206,7 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def _ratio(numerator: Tensor, denominator: Tensor, empty: Tensor) -> Tensor:
-    return torch.where(empty, 0.0, numerator / torch.where(empty, 1.0, denominator))
+    return torch.where(empty, ZERO, numerator / torch.where(empty, ONE, denominator))
 
 
 def _shared(values: Tensor) -> Tensor:
