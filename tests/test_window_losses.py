@@ -431,6 +431,7 @@ def test_gradients_are_derivatives(name: str, task: str, params: dict[str, Any])
 def test_degenerate_masks_and_certain_logits_are_finite(name: str, task: str) -> None:
     channels = 1 if task == "binary" else 3
     for shape in ((1,), (2,), (1, 1), (3, 1), (2, 3, 1), (4, 4)):
+        own = PARAMS[name] if shape in ((1, 1), (2, 3, 1), (4, 4)) else PARAMS[name][:1]
         every = torch.zeros(channels, *shape, dtype=torch.float64)
         everything = every.clone()
         everything[-1] = 1.0
@@ -438,7 +439,7 @@ def test_degenerate_masks_and_certain_logits_are_finite(name: str, task: str) ->
         mixed = torch.where(checkered, everything, everything.flip(0))
         for target in (everything, mixed, every):
             for scores in (every, 1e4 * (2 * target - 1), 1e4 * (1 - 2 * target), every - 1e4):
-                for params in PARAMS[name]:
+                for params in own:
                     found = answer(name, scores, target, task=task, **params)
                     assert np.isfinite(found.value)
                     assert bool(found.gradient.isfinite().all())
