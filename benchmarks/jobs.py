@@ -39,7 +39,7 @@ SHAPES: tuple[Shape, ...] = (
     (1, 3, 32, 128, 128),
 )
 """Of logits, from a crop to a batch of photographs, with many classes and as a volume."""
-QUICK_SHAPES = SHAPES[:2]
+QUICK_SHAPES: tuple[Shape, ...] = ((1, 2, 64, 64), (2, 4, 64, 64))
 DTYPES: tuple[GradientDtype, ...] = ("float32", "float16")
 """Of logits and gradient."""
 

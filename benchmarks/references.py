@@ -22,7 +22,8 @@ from lossd.core.compiled import Mode, choose_mode
 from lossd.kernels import choose_device
 from lossd_client.wire import JSON, SAFETENSORS, Array
 
-_CLASSES, _SIDE = 4, 1024
+_CLASSES = 4
+_SIDE, _QUICK_SIDE = 1024, 128
 _LOSSES = ["dice", "cross_entropy"]
 _DTYPES = ("float32", "float16")
 _GRADIENTS: Mapping[str, dict[str, str]] = {
@@ -66,7 +67,8 @@ def run(kernels: str, *, quick: bool) -> Report:
     with serving(port, flags=("--kernels", kernels)) as process:
         wait_for("/health/ready", port, process)
         calls = _Noted(port)
-        work = _work(calls)
+        side = _QUICK_SIDE if quick else _SIDE
+        work = _work(calls, side)
         timings = in_turns(
             work, budget_s=_QUICK_BUDGET_S if quick else _BUDGET_S, max_rounds=_MAX_ROUNDS
         )
@@ -77,7 +79,9 @@ def run(kernels: str, *, quick: bool) -> Report:
     return Report(
         name="references",
         sections=[
-            Section("a mask of 1024 x 1024, 4 classes: dice + cross_entropy, answered whole", rows)
+            Section(
+                f"a mask of {side} x {side}, 4 classes: dice + cross_entropy, answered whole", rows
+            )
         ],
         targets=[
             Target(
@@ -93,9 +97,9 @@ def run(kernels: str, *, quick: bool) -> Report:
     )
 
 
-def _work(calls: _Noted) -> dict[str, partial[None]]:
-    shape = (1, _CLASSES, _SIDE, _SIDE)
-    labels = _labels()
+def _work(calls: _Noted, side: int) -> dict[str, partial[None]]:
+    shape = (1, _CLASSES, side, side)
+    labels = _labels(side)
     rles = orjson.dumps(_rles(labels))
     work: dict[str, partial[None]] = {}
     for dtype in _DTYPES:
@@ -131,11 +135,11 @@ def _row(name: str, calls: _Noted, timings: Timings) -> Row:
     }
 
 
-def _labels() -> Array:
+def _labels(side: int) -> Array:
     """A mask of organs: ellipses with ragged edges, `[1, H, W]`."""
     rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:_SIDE, :_SIDE] / _SIDE
-    labels = np.zeros((1, _SIDE, _SIDE), np.uint8)
+    rows, columns = np.mgrid[:side, :side] / side
+    labels = np.zeros((1, side, side), np.uint8)
     for number in range(24):
         y, x, height, width = rng.uniform((0, 0, 0.03, 0.03), (1, 1, 0.2, 0.2))
         waves = 0.05 * np.sin(40 * columns + number) * np.sin(30 * rows)

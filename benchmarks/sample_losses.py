@@ -39,7 +39,7 @@ _SHAPES: Final[tuple[jobs.Shape, ...]] = (
     (1, 19, 1024, 2048),
 )
 _QUICK_SHAPES: Final[tuple[jobs.Shape, ...]] = ((1, 4, 64, 64),)
-_QUICK_CASES: Final = 3
+_QUICK_CASES: Final = 2
 _BUDGET_S: Final = 4.0
 
 

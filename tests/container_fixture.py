@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,8 @@ class Container:
     """The compose service, on a port of its own."""
 
     port: int
-    started_s: float = 0.0
-    figures: dict[str, float] = field(default_factory=dict)
+    name: str = ""
+    """By which docker knows it once it has started."""
 
     @property
     def url(self) -> str:
@@ -93,6 +93,8 @@ class Container:
         """Starts it and waits until docker calls it healthy; seconds until it said ready."""
         started_s = time.monotonic()
         self.compose("up", "-d", "--no-build", SERVICE)
+        # Compose is a program of a second: asked at every poll it would compete with the start.
+        self.name = self.compose("ps", "--quiet", SERVICE).strip()
         ready_s = self._wait(self._is_ready) - started_s
         self._wait(lambda: self.health() == "healthy")
         return ready_s
@@ -113,19 +115,16 @@ class Container:
 
     def state(self) -> dict[str, Any]:
         """Whether it runs, and how it ended."""
-        (found,) = json.loads(run("docker", "inspect", self._id()).stdout)
+        (found,) = json.loads(run("docker", "inspect", self.name).stdout)
         return dict(found["State"])
 
     def inside(self, *command: str, check: bool = True) -> str:
         """What a command wrote that ran in the container."""
-        return run("docker", "exec", self._id(), *command, check=check).stdout
+        return run("docker", "exec", self.name, *command, check=check).stdout
 
     def logs(self) -> str:
         """Every line so far."""
-        return run("docker", "logs", self._id()).stdout
-
-    def _id(self) -> str:
-        return self.compose("ps", "--quiet", SERVICE).strip()
+        return run("docker", "logs", self.name).stdout
 
     def _is_ready(self) -> bool:
         try:
@@ -138,7 +137,7 @@ class Container:
         while not holds():
             assert time.monotonic() < until_s, self.logs()[-4000:]
             assert self.state()["Running"], self.logs()[-4000:]
-            time.sleep(0.1)
+            time.sleep(0.5)
         return time.monotonic()
 
 

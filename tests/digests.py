@@ -1,7 +1,7 @@
-"""`python digests.py THREADS ORDER`: hashes of the answers to fixed jobs, one JSON line.
+"""Hashes of the answers to fixed jobs.
 
-Run by test_batch_invariance in processes of their own, since the number of threads and the order
-of compilation are fixed for a process's life.
+`python digests.py` writes those of one thread, with kernels compiled in reverse, as one JSON line;
+test_batch_invariance runs it, since the order of compilation is fixed for a process's life.
 """
 
 import hashlib
@@ -27,28 +27,31 @@ def fixed_inputs() -> list[dict[str, Array]]:
     return [*alone, wide.inputs]
 
 
-def main(threads: int, *, reverse: bool) -> None:
-    torch.set_num_threads(threads)
-    device = torch.device("cpu")
-    if compiled.choose_mode(device) == "eager":
-        table = compiled.eager_kernels()
-    else:
-        cache = compiled.cache_folder(Settings().cache_dir, device)
-        kinds: list[tuple[compiled.Family, torch.dtype]] = [
-            ("softmax_labels", torch.float32),
-            ("sigmoid", torch.float32),
-        ]
-        table = compiled.compile_kernels(device, cache, kinds[::-1] if reverse else kinds)
-    core = Core(table, Workspace(device, 1 << 16))
-    digests = []
+def digests(core: Core) -> list[str]:
+    """A hash of each sample's answer."""
+    found = []
     for inputs in fixed_inputs():
         job = make_job(LOSSES, inputs, gradient="total", task="multiclass")
         tensors = core.tensors(job)
         for b in range(job.samples):
             rows = b"".join(tensors[name][b].tobytes() for name in sorted(tensors))
-            digests.append(hashlib.sha256(rows).hexdigest())
-    sys.stdout.write(json.dumps(digests) + "\n")
+            found.append(hashlib.sha256(rows).hexdigest())
+    return found
+
+
+def reversed_core() -> Core:
+    """Kernels that were compiled last first."""
+    device = torch.device("cpu")
+    if compiled.choose_mode(device) == "eager":
+        return Core(compiled.eager_kernels(), Workspace(device, 1 << 16))
+    cache = compiled.cache_folder(Settings().cache_dir, device)
+    kinds: list[tuple[compiled.Family, torch.dtype]] = [
+        ("sigmoid", torch.float32),
+        ("softmax_labels", torch.float32),
+    ]
+    return Core(compiled.compile_kernels(device, cache, kinds), Workspace(device, 1 << 16))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), reverse=sys.argv[2] == "reversed")
+    torch.set_num_threads(1)
+    sys.stdout.write(json.dumps(digests(reversed_core())) + "\n")
