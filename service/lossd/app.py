@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -15,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from lossd import __version__
-from lossd.access import Access
+from lossd.access import Access, WithoutKey, find_caller
 from lossd.accounting import Accounting
 from lossd.api_description import ANY_ERROR, DESCRIPTION, EVALUATE, FORGET, GIVE, INDEX, KEEP
 from lossd.api_qa import QA_FORGET, QA_GIVE, QA_KEEP, QA_SCORE, QA_SUSPICION
@@ -121,7 +122,7 @@ async def _grpc(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         return
     from lossd.inference.server import grpc_serving  # noqa: PLC0415 - an extra
 
-    async with grpc_serving(app, settings) as port:
+    async with grpc_serving(app, settings, app.state.check_key) as port:
         app.state.grpc_port = port
         yield
 
@@ -133,12 +134,13 @@ def _kept_tensors(settings: Settings, engine: Engine) -> KeptTensors:
 
 
 def _add_access(app: FastAPI, settings: Settings) -> None:
+    app.state.check_key = lambda _: None
     if settings.keys_file is not None:
-        app.add_middleware(
-            Access,
-            keys=KeyFile(settings.keys_file),
-            without_key="anonymous" if settings.allow_anonymous else "refused",
-        )
+        keys = KeyFile(settings.keys_file)
+        without_key: WithoutKey = "anonymous" if settings.allow_anonymous else "refused"
+        app.add_middleware(Access, keys=keys, without_key=without_key)
+        # gRPC asks before a message arrives, and again as every request does.
+        app.state.check_key = partial(find_caller, keys, without_key)
 
 
 def _add_evaluation(
