@@ -29,7 +29,7 @@ from lossd.gauges import read_gauges
 from lossd.keys import KeyFile
 from lossd.metering import Metering
 from lossd.oip_routes import inference_router
-from lossd.pages.serving import FILES_PATH, answer_file, answer_page, wants_page
+from lossd.pages.serving import DOCS_PATH, FILES_PATH, answer_file, answer_page, wants_page
 from lossd.problems import answer_problem
 from lossd.qa.contexts import ContextStore
 from lossd.qa_calls import (
@@ -90,6 +90,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         description=DESCRIPTION,
         responses=ANY_ERROR,
         lifespan=lifespan,
+        # FastAPI's own pages of calls load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
     )
     quotas = Quotas(settings.default_allowance())
     shortcuts: dict[tuple[str, str], APIRoute] = {}
@@ -261,7 +264,7 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
             "inference": INFERENCE,
             "qa": SCORE_PATH,
             "limits": "/v1/limits",
-            "docs": "/docs",
+            "docs": DOCS_PATH,
             "metrics": "/metrics",
         }
         return JSONResponse(said, headers={"Vary": "Accept"})
@@ -270,6 +273,11 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
         """A file of the page at `/`."""
         return answer_file(request, request.path_params["name"])
 
+    async def docs(request: Request) -> Response:
+        """Every call, for people."""
+        return answer_file(request, "docs.html")
+
+    app.add_route(DOCS_PATH, docs, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_route(f"{FILES_PATH}{{name}}", page, methods=["GET", "HEAD"], include_in_schema=False)
 
 
