@@ -183,4 +183,4 @@ def test_one_package_knows_grpc() -> None:
         for name, tree in modules(SERVICE)
         if any(other.partition(".")[0] in ("grpc", "google") for other in imported(tree))
     }
-    assert knowing == {"lossd.inference.messages", "lossd.inference.server"}
+    assert knowing == {f"lossd.inference.{one}" for one in ("arriving", "messages", "server")}

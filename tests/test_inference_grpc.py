@@ -1,11 +1,13 @@
 """The Open Inference Protocol by gRPC: the unmodified client, and the published numbers."""
 
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -191,6 +193,54 @@ def test_keys_and_quotas_hold_and_memory_is_shared(tmp_path: Path) -> None:
         with pytest.raises(InferenceServerException) as caught:
             client.infer("dice", inputs(), headers=said)
         assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+
+
+def sent_nothing(service: Served, method: str) -> grpc.RpcError:
+    """What becomes of a call whose message never comes."""
+    never = threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        never.wait(20)
+        yield from ()
+
+    with grpc.insecure_channel(address(service)) as channel:
+        call = channel.stream_unary(f"/{SERVICE}/{method}")
+        try:
+            with pytest.raises(grpc.RpcError) as caught:
+                call(messages(), timeout=20)
+        finally:
+            never.set()
+    return caught.value
+
+
+def test_who_shows_no_key_is_refused_before_the_message(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    add_key(keys, "team")
+    with serving(cache_dir=tmp_path, keys_file=keys, grpc_port=0) as service:
+        for method in ("ModelInfer", "ModelStreamInfer", "ServerMetadata"):
+            assert sent_nothing(service, method).code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_message_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    with serving(cache_dir=tmp_path, grpc_port=0, body_timeout_s=0.2) as service:
+        refused = sent_nothing(service, "ModelInfer")
+    assert refused.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "0.2 s" in refused.details()
+
+
+def test_a_call_without_a_message_and_one_that_is_too_large(tmp_path: Path) -> None:
+    with (
+        serving(cache_dir=tmp_path, grpc_port=0, max_body_mib=1) as service,
+        grpc.insecure_channel(address(service)) as channel,
+    ):
+        call = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        for messages, code in (
+            ([], grpc.StatusCode.INVALID_ARGUMENT),
+            ([bytes(3 << 20)], grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(iter(messages), timeout=20)
+            assert caught.value.code() is code
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -476,7 +476,7 @@ def refused(answer: httpx.Response) -> httpx.Response:
     return answer
 
 
-PATHS = ["/", "/v1/losses", "/v1/losses/dice", "/v1/limits", "/docs", "/openapi.json", "/nowhere"]
+PATHS = ["/", "/v1/losses", "/v1/losses/dice", "/v1/limits", "/docs/", "/openapi.json", "/nowhere"]
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/health/live/", "/health", "//health/live"])

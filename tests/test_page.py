@@ -88,7 +88,7 @@ def test_every_file_of_the_page_is_sent_as_what_it_is(app_client: Caller) -> Non
 
 
 def test_the_page_trusts_nothing_inline_and_nothing_from_elsewhere(app_client: Caller) -> None:
-    for answer in (page(app_client), app_client.get(f"{FILES_PATH}page.js")):
+    for answer in (page(app_client), *map(app_client.get, ("/docs", f"{FILES_PATH}page.js"))):
         sources = dict(
             part.strip().split(" ", 1)
             for part in answer.headers["content-security-policy"].split(";")
@@ -160,7 +160,7 @@ def test_the_page_needs_no_key_and_is_the_same_for_everybody(
 ) -> None:
     running, key = guarded
     without, with_key = {"Accept": BROWSER}, {"Accept": BROWSER, "X-API-Key": key}
-    for path in ("/", *(f"{FILES_PATH}{name}" for name in FILES)):
+    for path in ("/", "/docs", *(f"{FILES_PATH}{name}" for name in FILES)):
         for method in ("GET", "HEAD"):
             open_to_all = running.client.request(method, path, headers=without)
             assert open_to_all.status_code == 200
@@ -198,11 +198,12 @@ def test_a_file_has_nothing_inline_and_names_no_other_place(name: str) -> None:
     assert not re.search(r"\s(style|on\w+)=\"|<style|innerHTML|insertAdjacentHTML|eval\(", text)
     assert not re.search(r"localStorage|sessionStorage|document\.cookie", text)
     if name.endswith(".html"):
-        assert re.findall(r"<script[^>]*>", text) == ['<script type="module" src="page/page.js">']
+        script = {"index.html": "page.js", "docs.html": "docs.js"}[name]
+        assert re.findall(r"<script[^>]*>", text) == [f'<script type="module" src="page/{script}">']
 
 
 def test_every_file_is_used_and_every_file_used_is_there() -> None:
-    used = {"index.html"}
+    used = {"index.html", "docs.html"}
     named = re.compile(r"""["'](?:\./|page/)?([\w-]+\.(?:js|css|json|svg|npy|png))["']""")
     for name in WRITTEN:
         used.update(named.findall(text_of(name)))

@@ -251,6 +251,38 @@ def test_quotas_are_told_and_so_is_their_end(tab: Tab, tmp_path: Path) -> None:
         refused(tab, "429")
 
 
+# -- every call -----------------------------------------------------------------------------------
+
+
+def test_every_call_is_described_with_nothing_from_elsewhere(
+    tab: Tab, url: str, served: Served
+) -> None:
+    page = tab.open(f"{url}/docs")
+    paths = served.client.get("/openapi.json").json()["paths"]
+    expected = [f"{method.upper()} {path}" for path in paths for method in paths[path]]
+    expect(page.locator(".call")).to_have_count(len(expected))
+    assert page.locator(".call > summary code").all_text_contents() == expected
+    page.eval_on_selector_all("details", "all => all.forEach((one) => (one.open = true))")
+    evaluate = page.locator(".call", has_text="POST /v1/evaluate").first
+    expect(evaluate.get_by_label("Example of application/json")).to_contain_text("logits")
+    expect(evaluate).to_contain_text("unauthorized")
+    assert tab.accessibility_faults() == []
+    assert all(asked.startswith(url) for asked in tab.requests), "it asks nobody else"
+
+
+def test_calls_are_shown_with_a_key_that_is_typed(tab: Tab, guarded: tuple[Served, str]) -> None:
+    running, key = guarded
+    page = tab.open(str(running.client.base_url.join("/docs")))
+    expect(page.locator("#key")).to_be_visible()
+    expect(page.locator(".call")).to_have_count(0)
+    page.fill("#key-field", key)
+    page.press("#key-field", "Enter")
+    expect(page.locator(".call").first).to_be_visible()
+    expect(page.locator("#key")).to_be_hidden()
+    assert key not in page.content()
+    refused(tab, "401")
+
+
 # -- for everybody --------------------------------------------------------------------------------
 
 

@@ -17,18 +17,20 @@ from lossd_client.errors import UnauthorizedError
 _METRICS: Final = "/metrics"
 
 
+WithoutKey = Literal["refused", "anonymous"]
+"""What becomes of requests that show no key. A wrong one is always refused."""
+
+
 class Access:
     """Lets those in who show a valid key, and notes whose it is.
 
     Args:
         app: what is behind.
         keys: those that are valid.
-        without_key: what becomes of requests that show none. A wrong key is always refused.
+        without_key: what becomes of requests that show none.
     """
 
-    def __init__(
-        self, app: ASGIApp, keys: KeyFile, without_key: Literal["refused", "anonymous"]
-    ) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyFile, without_key: WithoutKey) -> None:
         self._app = app
         self._keys = keys
         self._without_key = without_key
@@ -44,18 +46,26 @@ class Access:
         await self._app(scope, receive, send)
 
     def _caller(self, scope: Scope) -> Caller:
-        shown = shown_key(scope["headers"])
-        if shown is None and self._needs_no_key(scope):
-            return ANONYMOUS
-        caller = self._keys.owners().owner(shown or "")
-        if caller is None:
-            raise UnauthorizedError
-        return caller
+        open_to_all = is_page(scope) or (scope["path"] == _METRICS and is_sent_from_here(scope))
+        without_key = "anonymous" if open_to_all else self._without_key
+        return find_caller(self._keys, without_key, scope["headers"])
 
-    def _needs_no_key(self, scope: Scope) -> bool:
-        if self._without_key == "anonymous":
-            return True
-        return is_page(scope) or (scope["path"] == _METRICS and is_sent_from_here(scope))
+
+def find_caller(
+    keys: KeyFile, without_key: WithoutKey, headers: Iterable[tuple[bytes, bytes]]
+) -> Caller:
+    """Whose a request with these headers is.
+
+    Raises:
+        UnauthorizedError: they show no valid key and must.
+    """
+    shown = shown_key(headers)
+    if shown is None and without_key == "anonymous":
+        return ANONYMOUS
+    caller = keys.owners().owner(shown or "")
+    if caller is None:
+        raise UnauthorizedError
+    return caller
 
 
 def shown_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -15,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from lossd import __version__
-from lossd.access import Access
+from lossd.access import Access, WithoutKey, find_caller
 from lossd.accounting import Accounting
 from lossd.api_description import ANY_ERROR, DESCRIPTION, EVALUATE, FORGET, GIVE, INDEX, KEEP
 from lossd.api_qa import QA_FORGET, QA_GIVE, QA_KEEP, QA_SCORE, QA_SUSPICION
@@ -28,7 +29,7 @@ from lossd.gauges import read_gauges
 from lossd.keys import KeyFile
 from lossd.metering import Metering
 from lossd.oip_routes import inference_router
-from lossd.pages.serving import FILES_PATH, answer_file, answer_page, wants_page
+from lossd.pages.serving import DOCS_PATH, FILES_PATH, answer_file, answer_page, wants_page
 from lossd.problems import answer_problem
 from lossd.qa.contexts import ContextStore
 from lossd.qa_calls import (
@@ -89,6 +90,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         description=DESCRIPTION,
         responses=ANY_ERROR,
         lifespan=lifespan,
+        # FastAPI's own pages of calls load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
     )
     quotas = Quotas(settings.default_allowance())
     shortcuts: dict[tuple[str, str], APIRoute] = {}
@@ -121,7 +125,7 @@ async def _grpc(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         return
     from lossd.inference.server import grpc_serving  # noqa: PLC0415 - an extra
 
-    async with grpc_serving(app, settings) as port:
+    async with grpc_serving(app, settings, app.state.check_key) as port:
         app.state.grpc_port = port
         yield
 
@@ -133,12 +137,13 @@ def _kept_tensors(settings: Settings, engine: Engine) -> KeptTensors:
 
 
 def _add_access(app: FastAPI, settings: Settings) -> None:
+    app.state.check_key = lambda _: None
     if settings.keys_file is not None:
-        app.add_middleware(
-            Access,
-            keys=KeyFile(settings.keys_file),
-            without_key="anonymous" if settings.allow_anonymous else "refused",
-        )
+        keys = KeyFile(settings.keys_file)
+        without_key: WithoutKey = "anonymous" if settings.allow_anonymous else "refused"
+        app.add_middleware(Access, keys=keys, without_key=without_key)
+        # gRPC asks before a message arrives, and again as every request does.
+        app.state.check_key = partial(find_caller, keys, without_key)
 
 
 def _add_evaluation(
@@ -259,7 +264,7 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
             "inference": INFERENCE,
             "qa": SCORE_PATH,
             "limits": "/v1/limits",
-            "docs": "/docs",
+            "docs": DOCS_PATH,
             "metrics": "/metrics",
         }
         return JSONResponse(said, headers={"Vary": "Accept"})
@@ -268,6 +273,11 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
         """A file of the page at `/`."""
         return answer_file(request, request.path_params["name"])
 
+    async def docs(request: Request) -> Response:
+        """Every call, for people."""
+        return answer_file(request, "docs.html")
+
+    app.add_route(DOCS_PATH, docs, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_route(f"{FILES_PATH}{{name}}", page, methods=["GET", "HEAD"], include_in_schema=False)
 
 

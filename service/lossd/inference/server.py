@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from starlette.types import ASGIApp
 
 from lossd.error_bodies import INFERENCE
+from lossd.inference.arriving import Gate, Headers
 from lossd.inference.asking import Answered, Asked, ask
 from lossd.inference.messages import POOL, SERVICE, message
 from lossd.inference.translation import infer_body, infer_response
@@ -41,12 +42,17 @@ _CODES: Final = {
 }
 """gRPC's status for each of HTTP's that is not the caller's own mistake."""
 
-Method = Callable[[Any, Any], Coroutine[Any, Any, Any]]
-
 
 @contextlib.asynccontextmanager
-async def grpc_serving(app: ASGIApp, settings: Settings) -> AsyncIterator[int]:
+async def grpc_serving(
+    app: ASGIApp, settings: Settings, check_key: Callable[[Headers], object]
+) -> AsyncIterator[int]:
     """A server on the settings' address while the context is open; gives its port.
+
+    Args:
+        app: what answers.
+        settings: the address and the limits.
+        check_key: raises UnauthorizedError for headers that do not let a caller in.
 
     Raises:
         OSError: the address is taken.
@@ -59,7 +65,8 @@ async def grpc_serving(app: ASGIApp, settings: Settings) -> AsyncIterator[int]:
         ],
         maximum_concurrent_rpcs=settings.max_connections,
     )
-    server.add_generic_rpc_handlers((_handlers(_Calls(app)),))
+    gate = Gate(check_key, settings.body_timeout_s)
+    server.add_generic_rpc_handlers((_handlers(_Calls(app), gate),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
         port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
@@ -73,19 +80,18 @@ async def grpc_serving(app: ASGIApp, settings: Settings) -> AsyncIterator[int]:
         await server.stop(settings.drain_s)
 
 
-def _handlers(calls: _Calls) -> Any:
+def _handlers(calls: _Calls, gate: Gate) -> Any:
     """Every method of the protocol that there is, with how its messages are read and written."""
     service = POOL.FindServiceByName(SERVICE)
     found = {}
     for method in service.methods:
         kind = message(method.input_type.name)
         answer = message(method.output_type.name)
-        wrap = grpc.unary_unary_rpc_method_handler
-        call: Any = getattr(calls, method.name)
+        wrap, let_in = grpc.stream_unary_rpc_method_handler, gate.unary
         if method.name == "ModelStreamInfer":
-            wrap = grpc.stream_stream_rpc_method_handler
+            wrap, let_in = grpc.stream_stream_rpc_method_handler, gate.stream
         found[method.name] = wrap(
-            call,
+            let_in(method.name, getattr(calls, method.name)),
             request_deserializer=kind.FromString,
             response_serializer=answer.SerializeToString,
         )

@@ -23,6 +23,9 @@ from lossd_client.wire import JSON
 FILES_PATH: Final = "/page/"
 """Below it lies what the page loads."""
 
+DOCS_PATH: Final = "/docs"
+"""The page of every call. It needs no key; `/openapi.json`, which it shows, does."""
+
 _HTML: Final = "text/html"
 _MEDIA_TYPES: Final = {
     ".html": f"{_HTML}; charset=utf-8",
@@ -105,7 +108,8 @@ def wants_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 def is_page(scope: Scope) -> bool:
     """Whether a request is for the page or its files, which are the same for everybody."""
     path: str = scope["path"]
-    is_one = path.startswith(FILES_PATH) or (path == "/" and wants_page(scope["headers"]))
+    is_file = path == DOCS_PATH or path.startswith(FILES_PATH)
+    is_one = is_file or (path == "/" and wants_page(scope["headers"]))
     return is_one and scope["method"] in ("GET", "HEAD")
 
 
