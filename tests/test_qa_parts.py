@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,13 +17,14 @@ from PIL import Image
 from lossd_client.qa import ClassList, DataError, LabelRules, Problem, compact, region_of
 from lossd_client.qa.colours import class_colour
 from lossd_client.qa.files import whole, write_problems
+from lossd_client.qa.journal import Journal
 from lossd_client.qa.overlays import Overlay, draw
 from lossd_client.qa.painting import UNLABELLED
 from lossd_client.qa.passes import Context
 from lossd_client.qa.pictures import read_photo
 from lossd_client.qa.progress import Progress, stage
 from lossd_client.qa.ranking import ClassTotals
-from lossd_client.qa.state import Judged, Observed, State
+from lossd_client.qa.state import JudgedRegions, Observed, State
 from lossd_client.qa.workers import in_order
 from lossd_client.qa_wire import ClassScores, ImageScores, ObservedScores, SubScores, Swap
 
@@ -99,15 +100,14 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     assert state.observed(KEY) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"{}", b"\x00" * 100])
+@pytest.mark.parametrize("content", [b"", b"x", b"{}", b"{}\n[]", b"\x00" * 100])
 def test_what_is_no_record_is_none(content: bytes, tmp_path: Path) -> None:
-    state = State(tmp_path)
     for shelf in ("observed", "evidence", "judged"):
-        path = tmp_path / shelf / KEY[:2] / KEY
-        path.parent.mkdir(parents=True)
-        path.write_bytes(content)
+        Journal(tmp_path / shelf).add(KEY, [content])
+    state = State(tmp_path)
     assert state.observed(KEY) is None
-    assert state.judged(KEY, Judged) is None
+    assert state.judged(KEY) is None
+    assert state.judged_regions(KEY) is None
     assert state.evidence(KEY) is None
 
 
@@ -312,12 +312,97 @@ def test_photos_are_turned_and_deep_greys_are_stretched(tmp_path: Path) -> None:
     assert len(np.unique(shown)) > 50
 
 
-def test_judged_records_are_plain_json(tmp_path: Path) -> None:
+def test_judged_records_are_lines_of_json(tmp_path: Path) -> None:
     scores = ImageScores(height=1, width=1, pixels=1, scores=SCORES, suspicion=0.1 + 0.2)
+    said = {**scores.model_dump(), "regions": [{"area": 3}], "points": None}
     state = State(tmp_path)
-    state.keep_judged(KEY, scores.model_dump())
-    assert state.judged(KEY, ImageScores) == scores
-    head = state.judged(KEY, Judged)
+    state.keep_judged(KEY, said)
+    head, found = state.judged(KEY), state.judged_regions(KEY)
     assert head is not None
     assert (head.scores, head.pixels) == (SCORES, 1)
-    assert json.loads((tmp_path / "judged" / KEY[:2] / KEY).read_text())["suspicion"] == 0.1 + 0.2
+    assert found == JudgedRegions([{"area": 3}], [])
+    content = Journal(tmp_path / "judged").read(KEY)
+    assert content is not None
+    first, second = content.splitlines()
+    assert json.loads(first)["suspicion"] == 0.1 + 0.2
+    assert json.loads(second) == [[{"area": 3}], []]
+
+
+def keys_of(count: int) -> list[str]:
+    return [f"{number:064x}" for number in range(count)]
+
+
+def test_a_journal_ends_where_no_whole_record_follows(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    first, second, third = keys_of(3)
+    journal.add(first, [b"one", memoryview(b"more")])
+    journal.add(second, [])
+    (path,) = tmp_path.iterdir()
+    whole = path.stat().st_size
+    journal.add(third, [b"three"])
+    content = path.read_bytes()
+    for length in range(len(content) + 1):
+        path.write_bytes(content[:length])
+        kept = 3 if length == len(content) else 2 if length >= whole else int(length >= 51)
+        other = Journal(tmp_path)
+        assert other.keys() == keys_of(kept)
+        assert other.read(first) == (b"onemore" if kept else None)
+        other.close()
+    # A head whose bytes are not what they were ends it, too.
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert Journal(tmp_path).keys() == []
+
+
+def test_journals_of_one_folder_write_beside_each_other(tmp_path: Path) -> None:
+    first, second, third = keys_of(3)
+    one, other = Journal(tmp_path), Journal(tmp_path)
+    one.add(first, [b"1"])
+    other.add(second, [b"2"])
+    one.add(third, [b"old"])
+    one.add(third, [b"new"])
+    late = Journal(tmp_path)
+    assert sorted(late.keys()) == [first, second, third]
+    assert late.read(third) == b"new"
+    late.keep_only([second, third])
+    assert len(list(tmp_path.iterdir())) == 1
+    assert late.read(first) is None
+    assert Journal(tmp_path).read(third) == b"new"
+    late.close()
+    assert late.read(second) == b"2"  # opened again
+    late.forget()
+    assert list(tmp_path.iterdir()) == []
+    assert late.read(second) is None
+    late.add(second, [b"again"])
+    assert late.read(second) == b"again"
+
+
+def test_a_record_whose_file_went_is_none(tmp_path: Path) -> None:
+    Journal(tmp_path).add(KEY, [b"1"])
+    journal = Journal(tmp_path)
+    assert journal.keys() == [KEY]
+    journal.close()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert journal.read(KEY) is None
+
+
+def test_a_write_that_failed_ends_its_file(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    first, second, third = keys_of(3)
+    journal.add(first, [b"1"])
+    with pytest.raises(TypeError):
+        journal.add(second, [b"begun", cast("bytes", "no bytes")])
+    journal.add(third, [b"3"])
+    assert sorted(Journal(tmp_path).keys()) == [first, third]
+    assert journal.read(second) is None
+
+
+def test_a_journal_is_shared_by_threads(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+
+    def work(key: str) -> None:
+        journal.add(key, [key.encode(), b"!"])
+        assert journal.read(key) == key.encode() + b"!"
+
+    list(in_order(keys_of(200), work, workers=8))
+    assert sorted(Journal(tmp_path).keys()) == keys_of(200)

@@ -23,6 +23,7 @@ from lossd_client.__main__ import main
 from lossd_client._protocol import Reply, Request
 from lossd_client.qa import RefusedError, score
 from lossd_client.qa.files import RANKING_COLUMNS
+from lossd_client.qa.journal import Journal
 from lossd_client.qa_wire import SCORE_PATH
 from qa_data_set import DataSet, Watched, client_of, watched
 from service_fixture import Served
@@ -198,7 +199,7 @@ def test_what_changed_is_scored_again(url: str, tmp_path: Path) -> None:
     apart = tmp_path / "apart"
     assert run(data, apart, url, "--overlays", "none") == 0
     assert content(apart) == content(tmp_path / "report")
-    observed = [path for path in (tmp_path / "report/state/observed").rglob("*") if path.is_file()]
+    observed = Journal(tmp_path / "report/state/observed").keys()
     assert len(observed) == 8  # the record of the mask that was replaced has gone
 
 
@@ -233,8 +234,7 @@ def test_a_context_that_the_service_forgot_is_put_again(
 
 
 def whole_records(out: Path) -> list[str]:
-    paths = out.glob("state/observed/*/*")
-    return [path.name for path in paths if not path.name.endswith(".partial")]
+    return Journal(out / "state/observed").keys()
 
 
 def test_it_survives_being_killed(url: str, tmp_path: Path) -> None:
@@ -261,7 +261,6 @@ def test_it_survives_being_killed(url: str, tmp_path: Path) -> None:
     apart = tmp_path / "apart"
     assert run(data, apart, url, "--overlays", "none") == 0
     assert content(apart) == content(out)
-    assert not list(out.glob("state/**/*.partial"))
 
 
 def test_records_that_were_torn_are_made_again(
@@ -269,9 +268,12 @@ def test_records_that_were_torn_are_made_again(
 ) -> None:
     shutil.copytree(reference, tmp_path / "report")
     for shelf in ("observed", "judged"):
-        paths = sorted((tmp_path / "report/state" / shelf).glob("*/*"))
-        paths[0].write_bytes(b"")
-        paths[1].write_bytes(paths[1].read_bytes()[:-20])
+        (path,) = (tmp_path / "report/state" / shelf).iterdir()
+        path.write_bytes(path.read_bytes()[:-20])
+        before = len(Journal(path.parent).keys())
+        (tmp_path / "more").mkdir(exist_ok=True)
+        (path.parent / "empty.log").write_bytes(b"")
+        assert len(Journal(path.parent).keys()) == before
     assert run(data, tmp_path / "report", url, "--overlays", "none") == 0
     assert content(tmp_path / "report") == content(reference)
 

@@ -130,12 +130,14 @@ def compress_several(counts: Counts, first: Counts) -> list[str]:
     place_in_mask = np.arange(len(counts)) - np.repeat(first, np.diff(first, append=len(counts)))
     told = np.flatnonzero(place_in_mask >= _PLAIN)
     steps[told] -= counts[told - 2]
-    rest = steps[:, None] >> (_BITS * np.arange(_MAX_GROUPS))
+    # A group more than the largest has, for the sign; few are as large as they may be.
+    largest = int(np.abs(steps).max(initial=0))
+    place = np.arange(min(_MAX_GROUPS, largest.bit_length() // _BITS + 1))
+    rest = steps[:, None] >> (_BITS * place)
     groups = rest & (_MORE - 1)
     # A group is the last if the rest is nothing but copies of the sign that it already has.
     is_last = (rest >> _BITS) == np.where(groups & _SIGN, -1, 0)
     length = is_last.argmax(1)
-    place = np.arange(_MAX_GROUPS)
     characters = groups + _FIRST_CHARACTER + np.where(place < length[:, None], _MORE, 0)
     text = characters[place <= length[:, None]].astype(np.uint8).tobytes().decode("ascii")
     ends = np.cumsum(length + 1)

@@ -5,6 +5,7 @@ refused before anything is allocated.
 """
 
 import math
+import mmap
 import tokenize
 import zipfile
 import zlib
@@ -106,15 +107,12 @@ class ArrayFile:
             return self.read()
         with self._opened() as (file, size_bytes):
             shape, is_turned, dtype = _header(file)
-            begin = file.tell()
-        plain = not (is_turned or dtype.hasobject) and dtype.isnative
-        if not plain or size_bytes - begin != math.prod(shape) * dtype.itemsize or not size_bytes:
-            return self.read()
-        try:
-            values: npt.NDArray[np.generic] = np.memmap(self.path, dtype, "r", begin, shape)
-        except _UNREADABLE as error:
-            raise DataError(str(self), f"cannot be read as an array: {error}") from error
-        return values
+            begin, count = file.tell(), math.prod(shape)
+            plain = not (is_turned or dtype.hasobject) and dtype.isnative
+            if plain and count and size_bytes - begin == count * dtype.itemsize:
+                content = mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ)
+                return np.frombuffer(content, dtype, count, begin).reshape(shape)
+        return self.read()
 
     def version(self) -> str:
         """What changes when the values do; they are not read.

@@ -168,6 +168,8 @@ class Decisions:
             overlaps it by half (intersection over union).
         """
         own = [each for each in self._by_image.get(image, []) if each.region is not None]
+        if not own:
+            return [None] * len(regions)
         exact = {each.region.id: each for each in own if each.region is not None}
         return [exact.get(region_id(region)) or _overlapping(region, own) for region in regions]
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic_core import to_json
+
 from lossd_client.qa.classes import ClassList
 from lossd_client.qa.export import Region, cvat_issues, label_studio_tasks
 from lossd_client.qa.export.coco import coco_annotation, coco_head, coco_image
@@ -50,7 +52,7 @@ def write_regions(
         file.write(',\n"images": ')
         _write_list(file, (coco_image(image.reviewed(), image.rank) for image in ranking))
         file.write(',\n"annotations": ')
-        _write_list(file, _coco_annotations(reviewed, classes))
+        _write_lines(file, _coco_annotations(reviewed, classes))
         file.write("\n}\n")
 
 
@@ -107,18 +109,23 @@ def _ranking_row(image: RankedImage) -> tuple[object, ...]:
     )
 
 
-def _coco_annotations(reviewed: Reviewed, classes: ClassList) -> Iterator[dict[str, Any]]:
+def _coco_annotations(reviewed: Reviewed, classes: ClassList) -> Iterator[str]:
     number = 0
     for image, regions in reviewed:
         for region in regions:
             number += 1
-            yield coco_annotation(region, number, image.rank, classes)
+            # A line of it takes a third of the time that `json` takes.
+            yield to_json(coco_annotation(region, number, image.rank, classes)).decode()
 
 
 def _write_list(file: IO[str], entries: Iterable[object]) -> None:
+    _write_lines(file, map(_line, entries))
+
+
+def _write_lines(file: IO[str], lines: Iterable[str]) -> None:
     before = "[\n"
-    for entry in entries:
-        file.write(before + _line(entry))
+    for line in lines:
+        file.write(before + line)
         before = ",\n"
     file.write("[]" if before == "[\n" else "\n]")
 

@@ -142,6 +142,7 @@ class LiveScorer:
         scores = answered.scores
         if scores.suspicion is None or scores.sub_scores is None:
             raise ServiceError("the answer has no suspicion, though the context is sealed")
+        told = scores.model_dump(include={"regions", "points"})
         others_before = bisect_left(self._sorted, -scores.suspicion)
         if image.suspicion > scores.suspicion:
             others_before -= 1  # it does not stand before itself
@@ -155,6 +156,10 @@ class LiveScorer:
             sub_scores=scores.sub_scores,
             scores=scores.scores,
             points=tuple((point.x, point.y) for point in scores.points or ()),
-            regions=tuple(regions_of(image.name, scores, self._data.classes)),
+            regions=tuple(
+                regions_of(
+                    image.name, told["regions"] or (), told["points"] or (), self._data.classes
+                )
+            ),
             heat_nats=np.divide(answered.arrays[HEAT], LEVELS_PER_NAT, dtype=np.float32),
         )

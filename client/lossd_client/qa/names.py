@@ -4,6 +4,7 @@ An item's path name is its path below the folder, or what a tool's file says in 
 between folders and without the extension.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -91,10 +92,13 @@ def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
     Yields:
         Paths that begin with `folder`.
     """
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in suffixes and not hidden and path.is_file():
-            yield path
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names = (name for name in files if not name.startswith("."))
+        paths = (Path(place, name) for name in names)
+        found += (path for path in paths if path.suffix.lower() in suffixes and path.is_file())
+    yield from sorted(found)
 
 
 def name_below(path: Path, folder: Path) -> str:

@@ -26,7 +26,7 @@ from lossd_client.qa.dataset import DataSet, Item
 from lossd_client.qa.problems import DataError, Problem
 from lossd_client.qa.progress import Progress, stage
 from lossd_client.qa.service import Answered, Document, Parts, QaService
-from lossd_client.qa.state import Judged, Observed, State
+from lossd_client.qa.state import Judged, JudgedRegions, Observed, State
 from lossd_client.qa.workers import in_order
 from lossd_client.qa_wire import (
     EVIDENCE,
@@ -36,7 +36,6 @@ from lossd_client.qa_wire import (
     TARGET,
     AskedArray,
     ImageNote,
-    ImageScores,
     ScoreRequest,
     SubScores,
 )
@@ -85,7 +84,7 @@ class Context:
 
     Args:
         service: where it is put.
-        histogram: `[C, 256]` int64, summed over all images.
+        histogram: `[C, 256]` int64, summed over all images; an attribute too.
         sub_scores: those of all images, which seal it; None while they are not known.
     """
 
@@ -96,7 +95,7 @@ class Context:
         sub_scores: Sequence[SubScores] | None = None,
     ) -> None:
         self._service = service
-        self._histogram = histogram
+        self.histogram = histogram
         self._sub_scores = sub_scores
         digest = hashlib.sha256(np.ascontiguousarray(histogram).data)
         for each in sub_scores or ():
@@ -106,7 +105,7 @@ class Context:
 
     def put(self) -> None:
         """Has the service know it."""
-        self._service.put_context(self.name, self._histogram, self._sub_scores)
+        self._service.put_context(self.name, self.histogram, self._sub_scores)
 
     def using(self, call: Callable[[], _Made]) -> _Made:
         """Makes a call that names the context; puts it again where the service forgot it.
@@ -156,6 +155,7 @@ class Passes:
         self._state = state
         self.options = options
         self.numerics_version = numerics_version
+        self._asked = json.dumps([data.classes.names, options.disputed_margin])
         self._request = ScoreRequest(
             prediction_kind=data.choice.kind,
             ignore_index=data.rules.ignored_label,
@@ -186,7 +186,7 @@ class Passes:
         return self._in_groups("observing", missing, _prediction_bytes, work)
 
     def histogram(self, items: Iterable[Item]) -> Array:
-        """Sum of the histograms of observed images, `[C, 256]` int64."""
+        """Sum of the histograms of observed images, `[C, 256]` int64, out of their records."""
         total = np.zeros((len(self._data.classes), LEVELS), np.int64)
         for item in items:
             total += self.observed(item).histogram
@@ -206,9 +206,7 @@ class Passes:
             LossdError: the service failed.
         """
         missing = [
-            item
-            for item in items
-            if self._state.judged(self.judged_key(item, context), Judged) is None
+            item for item in items if self._state.judged(self.judged_key(item, context)) is None
         ]
         request = self._asking(context=context.name)
 
@@ -256,29 +254,23 @@ class Passes:
         Raises:
             StateError: the record has gone since.
         """
-        return _there(self._state.judged(self.judged_key(item, context), Judged), item)
+        return _there(self._state.judged(self.judged_key(item, context)), item)
 
-    def judged_whole(self, item: Item, context: Context) -> ImageScores:
-        """Everything that the second pass said of an image that it has seen.
+    def judged_regions(self, item: Item, context: Context) -> JudgedRegions:
+        """What the second pass said of the regions of an image that it has seen.
 
         Raises:
             StateError: the record has gone since.
         """
-        return _there(self._state.judged(self.judged_key(item, context), ImageScores), item)
+        return _there(self._state.judged_regions(self.judged_key(item, context)), item)
 
     def observed_key(self, item: Item) -> str:
         """Name of an image's first record."""
-        return _digest({"image": item.key, "numerics": self.numerics_version})
+        return _digest(item.key, self.numerics_version)
 
     def judged_key(self, item: Item, context: Context) -> str:
         """Name of an image's second record."""
-        said = {
-            "observed": self.observed_key(item),
-            "context": context.name,
-            "classes": self._data.classes.names,
-            "margin": self.options.disputed_margin,
-        }
-        return _digest(said)
+        return _digest(self.observed_key(item), context.name, self._asked)
 
     def _in_groups(
         self,
@@ -407,6 +399,5 @@ def _there(record: _Made | None, item: Item) -> _Made:
     return record
 
 
-def _digest(values: Mapping[str, object]) -> str:
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()

@@ -1,16 +1,16 @@
 """What a scored data set amounts to: a ranking of its images, its classes, its regions."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lossd_client.qa.annotations import Entry
 from lossd_client.qa.classes import ClassList
 from lossd_client.qa.dataset import Item
 from lossd_client.qa.export import Region, ReviewedImage
 from lossd_client.qa.state import Judged
-from lossd_client.qa_wire import ClassScores, ErrorKind, ImageScores, ObservedScores, SubScores
-from lossd_client.qa_wire import Region as AnsweredRegion
+from lossd_client.qa_wire import ClassScores, ErrorKind, ObservedScores, SubScores
 
 _SWAPS = 3
 """Swaps of a class that are told."""
@@ -251,31 +251,49 @@ def grouped(
     return tuple(sorted(rows, key=lambda row: (-row.mean_suspicion, row.name)))
 
 
-def regions_of(name: str, judged: ImageScores, classes: ClassList) -> Iterator[Region]:
-    """Disputed regions of an image of that name as exports know them, the most disputed first."""
-    points = judged.points or []
-    for place, region in enumerate(judged.regions or []):
-        inside = tuple((point.x, point.y) for point in points if point.region == place)
-        yield _region(name, region, classes, inside)
+def regions_of(
+    name: str,
+    regions: Sequence[Mapping[str, Any]],
+    points: Sequence[Mapping[str, Any]],
+    classes: ClassList,
+) -> list[Region]:
+    """Disputed regions of an image of that name as exports know them, the most disputed first.
+
+    Args:
+        name: the image's.
+        regions: the fields of `qa_wire.Region` of each.
+        points: the fields of `qa_wire.Point` of each.
+        classes: names of the classes.
+    """
+    inside: dict[int | None, tuple[tuple[int, int], ...]] = {}
+    for point in points:
+        place = point["region"]
+        inside[place] = (*inside.get(place, ()), (point["x"], point["y"]))
+    return [
+        _region(name, region, classes, inside.get(place, ()))
+        for place, region in enumerate(regions)
+    ]
 
 
 def _region(
     name: str,
-    region: AnsweredRegion,
+    region: Mapping[str, Any],
     classes: ClassList,
     points: tuple[tuple[int, int], ...],
 ) -> Region:
+    height, width = region["rle"]["size"]
+    left, top, columns, rows = region["bbox"]
     return Region(
         image=name,
-        size=region.rle.size,
-        bbox=region.bbox,
-        counts=region.rle.counts,
-        area_px=region.area,
-        given=classes.names[region.given],
-        predicted=classes.names[region.predicted],
-        score=region.score,
-        kind=region.kind,
-        reason=region.reason,
+        size=(height, width),
+        bbox=(left, top, columns, rows),
+        counts=region["rle"]["counts"],
+        area_px=region["area"],
+        given=classes.names[region["given"]],
+        predicted=classes.names[region["predicted"]],
+        score=region["score"],
+        kind=region["kind"],
+        reason=region["reason"],
         points=points,
     )
 

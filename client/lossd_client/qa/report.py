@@ -370,5 +370,5 @@ class Report:
         return path
 
     def _regions(self, image: RankedImage) -> list[Region]:
-        judged = self._passes.judged_whole(image.item, self._judged_in)
-        return list(regions_of(image.name, judged, self.data.classes))
+        judged = self._passes.judged_regions(image.item, self._judged_in)
+        return regions_of(image.name, judged.regions, judged.points, self.data.classes)

@@ -159,14 +159,16 @@ def score_data_set(
         items = _without(items, failed)
         judged_in = Context(service, passes.histogram(items))
         judged_in.put()
-        failed |= passes.judge(items, judged_in)
-        items = _without(items, failed)
+        refused = passes.judge(items, judged_in)
+        items = _without(items, refused)
+        failed |= refused
         if not items:
             raise RefusedError([*data.problems, *unreadable, *failed.values()])
         totals = ClassTotals(data.classes)
         images = [_counted(item, passes.judged(item, judged_in), totals) for item in items]
         sub_scores = [image.sub_scores for image in images]
-        sealed = Context(service, passes.histogram(items), sub_scores)
+        histogram = passes.histogram(items) if refused else judged_in.histogram
+        sealed = Context(service, histogram, sub_scores)
         sealed.put()
         suspicions = sealed.using(lambda: service.suspicion(sealed.name, sub_scores))
         return Report(
@@ -213,6 +215,7 @@ def observe_shard(
 def _state(out: Path | None, start: Start, opened: ExitStack) -> State:
     folder = out or Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="lossd-qa-")))
     state = State(folder / STATE)
+    opened.callback(state.close)
     if start == "fresh":
         state.forget()
     return state

@@ -1,32 +1,30 @@
 """What a run knows already, so that one that was interrupted goes on where it was.
 
-Every record is a file of its own, named by what it was made of, that appears whole or not at all: a
-process that is killed leaves whole records, and inputs that change change the name. A record that
-cannot be read, as a machine that lost its power may leave it, is none.
+Every record is named by what it was made of, and lies in a journal, in which it is whole or not at
+all: a process that is killed leaves whole records, and inputs that change change the name. A record
+that cannot be read, as a machine that lost its power may leave it, is none.
 
-    observed/KEY    scores and histogram of an image, deflated
-    evidence/KEY    what the second pass needs in place of the prediction; gone when the run is over
-    judged/KEY      everything the service says of an image in its context, JSON
+    observed    scores and histogram of an image, deflated
+    evidence    what the second pass needs in place of the prediction; gone when the run is over
+    judged      what the service says of an image in its context: a line of JSON, and one of its
+                regions, which are the most of it and read by themselves
 """
 
-import json
-import os
-import shutil
-import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json, to_json
 
 from lossd_client.errors import MalformedBodyError
+from lossd_client.qa.journal import Journal
 from lossd_client.qa_wire import (
     HISTOGRAM,
     ClassScores,
     ErrorKind,
-    ImageScores,
     ObservedScores,
     Point,
     SubScores,
@@ -36,9 +34,10 @@ from lossd_client.wire import Array, decode_safetensors, encode_safetensors
 _Shelf = Literal["observed", "evidence", "judged"]
 _SHELVES: tuple[_Shelf, ...] = ("observed", "evidence", "judged")
 _FAST = 1
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
-_PREFIX = 2
-_PARTIAL = ".partial"
+_NEXT = b"\n"
+"""Between two lines of JSON, in which no such byte stands."""
+
+Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,18 @@ class Judged(BaseModel):
     per_class: list[ClassScores] | None
 
 
-_Record = TypeVar("_Record", Judged, ImageScores)
+@dataclass(frozen=True)
+class JudgedRegions:
+    """What the second pass says of an image's regions.
+
+    Attributes:
+        regions: the fields of `qa_wire.Region` of each. A model would take longer to make than the
+            file that they are written into.
+        points: the fields of `qa_wire.Point` of each place to look at.
+    """
+
+    regions: Sequence[Document]
+    points: Sequence[Document]
 
 
 class State:
@@ -84,16 +94,21 @@ class State:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._shelves = {shelf: Journal(folder / shelf) for shelf in _SHELVES}
 
     def forget(self) -> None:
         """Removes every record."""
-        for shelf in _SHELVES:
-            shutil.rmtree(self._folder / shelf, ignore_errors=True)
+        for journal in self._shelves.values():
+            journal.forget()
+
+    def close(self) -> None:
+        """Closes its files; they are opened again where more is asked."""
+        for journal in self._shelves.values():
+            journal.close()
 
     def observed(self, key: str) -> Observed | None:
         """What is known of an image from the first pass."""
-        content = self._read("observed", key)
+        content = self._shelves["observed"].read(key)
         try:
             tensors, metadata = decode_safetensors(zlib.decompress(content or b""))
             scores = ObservedScores.model_validate_json(metadata["scores"])
@@ -110,15 +125,15 @@ class State:
             evidence: tensors for the second pass; none where the prediction is sent again.
         """
         if evidence:
-            self._write("evidence", key, encode_safetensors(evidence, {}))
+            self._shelves["evidence"].add(key, encode_safetensors(evidence, {}))
         scores = {"scores": observed.scores.model_dump_json()}
         body = b"".join(encode_safetensors({HISTOGRAM: observed.histogram}, scores))
         # Last, because it says that the evidence is there. Most levels have no pixel.
-        self._write("observed", key, [zlib.compress(body, _FAST)])
+        self._shelves["observed"].add(key, [zlib.compress(body, _FAST)])
 
     def evidence(self, key: str) -> dict[str, Array] | None:
         """Tensors for the second pass; None where there are none."""
-        content = self._read("evidence", key)
+        content = self._shelves["evidence"].read(key)
         if content is None:
             return None
         try:
@@ -126,49 +141,34 @@ class State:
         except MalformedBodyError:
             return None  # as for observed: the prediction is sent again
 
-    def judged(self, key: str, kind: type[_Record]) -> _Record | None:
-        """What is known of an image from the second pass, with its regions or without."""
-        content = self._read("judged", key)
+    def judged(self, key: str) -> Judged | None:
+        """What is known of an image from the second pass, without its regions."""
+        content = self._shelves["judged"].read(key) or bytearray()
         try:
-            return None if content is None else kind.model_validate_json(content)
+            return Judged.model_validate_json(content.partition(_NEXT)[0])
         except ValidationError:
             return None  # as for observed
 
+    def judged_regions(self, key: str) -> JudgedRegions | None:
+        """The regions that are known of an image from the second pass."""
+        content = self._shelves["judged"].read(key) or bytearray()
+        try:
+            regions, points = from_json(content.partition(_NEXT)[2], allow_inf_nan=False)
+        except (ValueError, TypeError):
+            return None  # as for observed
+        return JudgedRegions(regions, points)
+
     def keep_judged(self, key: str, document: Mapping[str, Any]) -> None:
         """Keeps what the second pass said, the fields of `ImageScores`."""
-        self._write("judged", key, [_ENCODER.encode(document).encode()])
+        head = {name: value for name, value in document.items() if name != "regions"}
+        regions = [document.get("regions") or (), document.get("points") or ()]
+        self._shelves["judged"].add(key, [to_json(head), _NEXT, to_json(regions)])
 
     def drop_evidence(self) -> None:
         """Removes the largest records, which a finished run needs no more."""
-        shutil.rmtree(self._folder / "evidence", ignore_errors=True)
+        self._shelves["evidence"].forget()
 
     def keep_only(self, observed: Iterable[str], judged: Iterable[str]) -> None:
         """Removes records of images that are no longer part of the data set."""
-        for shelf, keys in (("observed", set(observed)), ("judged", set(judged))):
-            for path in list((self._folder / shelf).glob("*/*")):
-                if path.name not in keys:
-                    path.unlink(missing_ok=True)
-
-    def _path(self, shelf: _Shelf, key: str) -> Path:
-        return self._folder / shelf / key[:_PREFIX] / key
-
-    def _read(self, shelf: _Shelf, key: str) -> bytearray | None:
-        try:
-            with self._path(shelf, key).open("rb", buffering=0) as file:
-                content = bytearray(os.fstat(file.fileno()).st_size)
-                return content if file.readinto(content) == len(content) else None
-        except FileNotFoundError:
-            return None
-
-    def _write(self, shelf: _Shelf, key: str, parts: Sequence[bytes | memoryview]) -> None:
-        path = self._path(shelf, key)
-        partial = path.with_name(f"{key}-{os.getpid()}-{threading.get_native_id()}{_PARTIAL}")
-        try:
-            file = partial.open("wb", buffering=0)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = partial.open("wb", buffering=0)
-        with file:
-            for part in parts:
-                file.write(part)
-        partial.replace(path)
+        self._shelves["observed"].keep_only(observed)
+        self._shelves["judged"].keep_only(judged)

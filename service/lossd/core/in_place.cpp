@@ -738,32 +738,45 @@ bool look(const Sample& s, int classes, int64_t begin, int count, float* x, cons
 #pragma omp simd
     for (int n = 0; n < BLOCK; n++) total[n] += normal_exponential(row[n] - top[n]);
   }
+  // In steps, each of which the compiler makes vectors of: in one it would branch on the label.
+#pragma omp simd
+  for (int n = 0; n < BLOCK; n++) {
+    // The logarithm of what is no number may be one.
+    const float sum = top[n] - own[n] + logarithm(total[n]) + (total[n] - total[n]);
+    loss[n] = label[n] >= 0 ? sum : 0.0f;
+  }
   int bad = 0;
 #pragma omp simd reduction(+ : bad)
   for (int n = 0; n < BLOCK; n++) {
-    // The logarithm of what is no number may be one.
-    const float gap = top[n] - own[n], sum = gap + logarithm(total[n]) + (total[n] - total[n]);
-    const float value = label[n] >= 0 ? sum : 0.0f;
-    bad += value - value == 0.0f ? 0 : 1;
-    const float least = value < 0.0f ? 0.0f : value;
+    bad += loss[n] - loss[n] == 0.0f ? 0 : 1;
+    const float least = loss[n] < 0.0f ? 0.0f : loss[n];
     loss[n] = least > LOSS_CAP_NATS ? LOSS_CAP_NATS : least;
     const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, halves to even
     const int32_t rounded = (int32_t)((loss[n] * LEVELS_PER_NAT + shift) - shift);
     level[n] = rounded > LEVELS - 1 ? LEVELS - 1 : rounded;
+  }
+#pragma omp simd
+  for (int n = 0; n < BLOCK; n++) {
+    const float gap = top[n] - own[n];
     const float exact = (1.0f - normal_exponential(-gap)) / total[n] * MARGIN_STEPS - 0.5f;
     const int32_t floor = (int32_t)exact;
     const int32_t up = floor + (exact > (float)floor ? 1 : 0);
-    const int32_t clamped = up < 0 ? 0 : up > (int32_t)MARGIN_STEPS ? (int32_t)MARGIN_STEPS : up;
-    step[n] = label[n] >= 0 && best[n] != label[n] ? clamped : 0;
+    step[n] = up < 0 ? 0 : up > (int32_t)MARGIN_STEPS ? (int32_t)MARGIN_STEPS : up;
   }
+#pragma omp simd
+  for (int n = 0; n < BLOCK; n++)
+    step[n] = (label[n] >= 0) & (best[n] != label[n]) ? step[n] : 0;
   if (bad) return false;
   std::memcpy(seen.loss + begin, loss, count * sizeof(float));
-  for (int n = 0; n < count; n++) seen.levels[begin + n] = (uint8_t)level[n];
-  for (int n = 0; n < count; n++) seen.margin[begin + n] = (uint8_t)step[n];
+  // What a byte is written to might be a pointer, unless it is a variable of its own.
+  uint8_t *const levels = seen.levels + begin, *const margin = seen.margin + begin;
+  for (int n = 0; n < count; n++) levels[n] = (uint8_t)level[n];
+  for (int n = 0; n < count; n++) margin[n] = (uint8_t)step[n];
   if (classes > 256) {
     for (int n = 0; n < count; n++) ((int16_t*)seen.predicted)[begin + n] = (int16_t)best[n];
   } else {
-    for (int n = 0; n < count; n++) ((uint8_t*)seen.predicted)[begin + n] = (uint8_t)best[n];
+    uint8_t* const predicted = (uint8_t*)seen.predicted + begin;
+    for (int n = 0; n < count; n++) predicted[n] = (uint8_t)best[n];
   }
   for (int n = 0; n < count; n++) histogram[(label[n] + 1) * LEVELS + level[n]]++;
   return true;

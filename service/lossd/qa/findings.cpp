@@ -169,7 +169,8 @@ void sweep(const Question& q, const Image& image, uint16_t* heat, int64_t* right
     const uint8_t *level = image.levels + at, *margin = image.margin + at;
     int32_t *const l = label.data(), *const o = other.data(), *const c = code.data();
     for (int32_t x = 0; x < width; x++) {
-      const bool is_disputed = l[x] >= 0 && l[x] != o[x] && margin[x] > least;
+      // No &&, which would be branches where there can be vectors.
+      const bool is_disputed = (l[x] >= 0) & (l[x] != o[x]) & (margin[x] > least);
       c[x] = is_disputed ? l[x] * classes + o[x] + 1 : 0;
     }
     uint8_t* const change = changes.data();
