@@ -143,6 +143,18 @@ def test_forgotten_tensors_told_one_at_a_time_are_uploaded_again(
     assert [path for path in paths(fake)[2:] if path.startswith("PUT")] == ["PUT tensors"] * 2
 
 
+def test_a_tensor_is_uploaded_again_for_every_process_that_never_had_it(
+    client: Any, fake: FakeLossd
+) -> None:
+    kept = client.put(LOGITS)
+    fake.kept.clear()
+    fake.script.extend([unknown_ref(kept.ref), kept_response(kept.ref, LOGITS)])
+    fake.script.append(ConnectionRefusedError("gone"))
+    assert client.evaluate("dice", logits=kept, target=TARGET)["dice"].tolist() == [5.5, 17.5]
+    again = ["POST evaluate", "PUT tensors", "POST evaluate"]
+    assert paths(fake)[1:] == [*again, *again]
+
+
 def test_a_tensor_that_is_forgotten_at_once_again_is_an_error(client: Any, fake: FakeLossd) -> None:
     kept = client.put(LOGITS)
     forgotten = unknown_ref(kept.ref)

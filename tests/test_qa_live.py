@@ -1,7 +1,6 @@
 """An image with other labels, scored in the context of its data set."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +107,7 @@ def test_what_does_not_fit_is_told(data: DataSet, report: Report) -> None:
 def test_a_report_without_a_folder_leaves_nothing(data: DataSet, served: Served) -> None:
     with Client(str(served.client.base_url)) as client:
         report = score(**data.score_options(client=client))
-        folder = Path(report._state._folder)  # noqa: SLF001 - where it is does not matter to callers
+        folder = report._state.folder  # noqa: SLF001 - where it is does not matter to callers
         assert report.regions(data.wrong[0])
         assert folder.exists()
         report.close()

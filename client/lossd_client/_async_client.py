@@ -296,7 +296,7 @@ class AsyncClient:
             try:
                 return request, await self._exchange(request, attempts)
             except UnknownRefError as error:
-                due = renewals.due(error, request.uses)
+                due = renewals.due(error, request.uses, attempts.made)
                 if not due:
                     raise
                 for use in due:

@@ -386,7 +386,7 @@ class Client:
             try:
                 return request, self._exchange(request, attempts)
             except UnknownRefError as error:
-                due = renewals.due(error, request.uses)
+                due = renewals.due(error, request.uses, attempts.made)
                 if not due:
                     raise
                 for use in due:

@@ -99,16 +99,30 @@ class Use:
 
 
 class Renewals:
-    """Which tensors one call has had uploaded again; each at most once."""
+    """Which tensors one call has had uploaded again.
+
+    Each at most once while the service answers. After an attempt that failed otherwise it may be
+    another process, which never had what the one before was sent.
+    """
 
     def __init__(self) -> None:
-        self._done: set[TensorRef] = set()
+        self._done: dict[TensorRef, int] = {}
 
-    def due(self, error: UnknownRefError, uses: Iterable[Use]) -> list[Use]:
-        """What to upload before the call is repeated; nothing where that would not help."""
+    def due(self, error: UnknownRefError, uses: Iterable[Use], failed: int) -> list[Use]:
+        """What to upload before the call is repeated; nothing where that would not help.
+
+        Args:
+            error: what the service says.
+            uses: of tensors in the request.
+            failed: how many attempts of the call have failed otherwise so far.
+        """
         told = " ".join([error.detail, *(each.message for each in error.errors)])
-        due = {use.tensor: use for use in uses if use.ref in told and use.tensor not in self._done}
-        self._done |= due.keys()
+        due = {
+            use.tensor: use
+            for use in uses
+            if use.ref in told and self._done.get(use.tensor, -1) < failed
+        }
+        self._done |= dict.fromkeys(due, failed)
         return list(due.values())
 
 

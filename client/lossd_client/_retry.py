@@ -56,6 +56,11 @@ class Attempts:
         """Seconds the next attempt may take."""
         return max(self._end_s - self._clock(), _SHORTEST_TIMEOUT_S)
 
+    @property
+    def made(self) -> int:
+        """How many attempts failed so that another was due."""
+        return self._made
+
     def delay_s(self, outcome: Outcome) -> float | None:
         """Seconds to wait before another attempt; None where there shall be none."""
         if not _may_retry(outcome):

@@ -94,6 +94,7 @@ class State:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._shelves = {shelf: Journal(folder / shelf) for shelf in _SHELVES}
 
     def forget(self) -> None:

@@ -87,11 +87,13 @@ def _handlers(calls: _Calls, gate: Gate) -> Any:
     for method in service.methods:
         kind = message(method.input_type.name)
         answer = message(method.output_type.name)
-        wrap, let_in = grpc.stream_unary_rpc_method_handler, gate.unary
+        call = getattr(calls, method.name)
+        wrap: Any = grpc.stream_unary_rpc_method_handler
+        behind: Any = gate.unary(method.name, call)
         if method.name == "ModelStreamInfer":
-            wrap, let_in = grpc.stream_stream_rpc_method_handler, gate.stream
+            wrap, behind = grpc.stream_stream_rpc_method_handler, gate.stream(method.name, call)
         found[method.name] = wrap(
-            let_in(method.name, getattr(calls, method.name)),
+            behind,
             request_deserializer=kind.FromString,
             response_serializer=answer.SerializeToString,
         )
