@@ -1,17 +1,24 @@
 """The core on a GPU: the same code, the same numbers to float32, its own bits in any company."""
 
+import base64
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from jobs import Core, case, make_job
+from lossd.body_memory import BodyMemory
 from lossd.callers import ANONYMOUS
 from lossd.core import compiled
 from lossd.core.job import Job
 from lossd.core.passes import Workspace
+from lossd.cuda_memory import CudaDevice, find_device_object
 from lossd.device_tensors import DeviceTensors
 from lossd.settings import Settings
 from lossd.tensors import Finder, TensorStore
+from lossd_client.errors import MalformedBodyError
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,3 +72,45 @@ def test_company_changes_no_bit_on_cuda(cuda_core: Core) -> None:
         tensors = cuda_core.tensors(make_job(LOSSES, alone, gradient="total"))
         for name, array in tensors.items():
             np.testing.assert_array_equal(array[0], together[name][b])
+
+
+_EXPORT = """
+import base64, sys
+import numpy as np
+from cuda.bindings import runtime
+import ctypes
+def done(answer):
+    assert answer[0] == 0, answer
+    return answer[1] if len(answer) > 1 else None
+done(runtime.cudaSetDevice(0))
+address = done(runtime.cudaMalloc(4096))
+here = np.arange(4096, dtype=np.uint16).astype(np.uint8)
+kinds = runtime.cudaMemcpyKind
+done(runtime.cudaMemcpy(address, here.ctypes.data, 4096, kinds.cudaMemcpyHostToDevice))
+handle = done(runtime.cudaIpcGetMemHandle(address))
+print(base64.b64encode(ctypes.string_at(handle.getPtr(), 64)).decode(), flush=True)
+sys.stdin.readline()
+done(runtime.cudaMemcpy(here.ctypes.data, address, 4096, kinds.cudaMemcpyDeviceToHost))
+print(here[100:104].tolist(), flush=True)
+"""
+
+
+def test_memory_that_another_process_exports_is_read_and_written() -> None:
+    device = CudaDevice(0)
+    with pytest.raises(MalformedBodyError, match="CUDA IPC handle"):
+        find_device_object(device, bytes(64))
+    with subprocess.Popen(  # noqa: S603 - our own
+        [sys.executable, "-c", _EXPORT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdin is not None
+        assert owner.stdout is not None
+        shared = find_device_object(device, base64.b64decode(owner.stdout.readline()))
+        assert shared.nbytes >= 4096
+        read = shared.read(ANONYMOUS, 10, 5, BodyMemory(1 << 20))
+        assert list(read) == [10, 11, 12, 13, 14]
+        with pytest.raises(MalformedBodyError, match="smaller"):
+            shared.read(ANONYMOUS, shared.nbytes, 1, BodyMemory(1 << 20))
+        shared.write(ANONYMOUS, 101, [b"\1\2"])
+        owner.stdin.write("\n")
+        owner.stdin.flush()
+        assert owner.stdout.readline() == "[100, 1, 2, 103]\n"

@@ -25,6 +25,7 @@ LAYERS = [
         "device_memory",
         "event_loop",
         "body_memory",
+        "cuda_memory",
         "batching",
         "tensors",
         "waiting",

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lossd.callers import Allowance
 from lossd.callers import Caller as Owner
 from lossd.keys import add_key
 from lossd.settings import Settings
-from lossd.shared_memory import RegionTable, is_shared_memory_possible
+from lossd.shared_memory import RegionTable, find_object, is_shared_memory_possible
 from lossd_client import AsyncClient, Client
 from lossd_client._regions import FOLDER, Region, Regions, sweep
 from lossd_client._shared_memory import WORTHWHILE_BYTES, SharedMemoryTransport
@@ -385,16 +386,19 @@ def test_regions_of_callers_are_apart_and_bounded() -> None:
     mine, theirs = Owner(name="a"), Owner(name="a-b")
     memory = Memory(f"lossd.a.t-{os.getpid()}", bytes(16))
     try:
-        table.register(mine, "r", memory.key, 0, 16)
-        assert table.of(theirs) == []
+        find = partial(find_object, mine, memory.key)
+        table.register(mine, "r", "system", find, (0, 16))
+        assert table.of(theirs, "system") == table.of(mine, "cuda") == []
         with pytest.raises(MalformedBodyError, match=r"lossd\.a-b\."):
-            table.register(theirs, "r", memory.key, 0, 16)
+            find_object(theirs, memory.key)
         for number in range(255):
-            table.register(mine, f"r{number}", memory.key, 0, 16)
+            table.register(mine, f"r{number}", "system", find, (0, 16))
         with pytest.raises(TooLargeError):
-            table.register(mine, "last", memory.key, 0, 16)
-        table.unregister(mine)
-        assert table.of(mine) == []
+            table.register(mine, "last", "system", find, (0, 16))
+        table.unregister(mine, "cuda")
+        assert len(table.of(mine, "system")) == 256
+        table.unregister(mine, "system")
+        assert table.of(mine, "system") == []
     finally:
         memory.path.unlink()
 

@@ -21,6 +21,7 @@ from lossd.accounting import Accounting
 from lossd.api_description import ANY_ERROR, DESCRIPTION, EVALUATE, FORGET, GIVE, INDEX, KEEP
 from lossd.api_qa import QA_FORGET, QA_GIVE, QA_KEEP, QA_SCORE, QA_SUSPICION
 from lossd.catalogue import catalogue, describe
+from lossd.cuda_memory import find_device
 from lossd.device_tensors import DeviceTensors
 from lossd.engine import Engine
 from lossd.error_bodies import INFERENCE
@@ -100,7 +101,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_middleware(Metering, quotas=quotas, max_body_bytes=settings.max_body_mib << 20)
     # A single body of the largest size must always find room.
     app.state.arrivals = Arrivals(max(settings.max_arriving_mib, settings.max_body_mib) << 20)
-    app.state.shared_memory = SharedMemoryAccess(settings)
+    device = find_device(engine.device) if settings.shared_memory == "on" else None
+    app.state.shared_memory = SharedMemoryAccess(settings, device)
     _add_access(app, settings)
     app.add_middleware(Accounting, tracing=engine.tracing)  # around the others: it answers, too
     app.add_exception_handler(LossdError, answer_problem)

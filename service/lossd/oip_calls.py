@@ -32,7 +32,6 @@ from lossd.receiving import Arrivals, Body, received_body
 from lossd.requests import Stages, compute, left_s
 from lossd.settings import Settings
 from lossd.shared_bodies import SharedMemoryAccess
-from lossd.shared_memory import read_object, write_object
 from lossd_client.errors import MalformedBodyError
 from lossd_client.wire import JSON, OCTET_STREAM, Array, view_bytes
 
@@ -164,7 +163,7 @@ class _Call:
                     f"({place.nbytes} bytes) should be at least {array.nbytes} bytes to hold the "
                     "results"
                 )
-            write_object(caller, region.shared, region.offset, [view_bytes(array)])
+            region.shared.write(caller, region.offset, [view_bytes(array)])
 
     async def _write(
         self, asked: InferRequest, inference: Inference, completed: Completed
@@ -220,9 +219,7 @@ class _CallerRegions:
         region = regions.find(self.caller, place.region, place.offset, place.nbytes)
         budget.take(place.nbytes, f"region '{place.region[:80]}'")
         self.take(place.nbytes)
-        return read_object(
-            self.caller, region.shared, region.offset, place.nbytes, self.access.memory
-        )
+        return region.shared.read(self.caller, region.offset, place.nbytes, self.access.memory)
 
 
 def _nbytes(tensors: Mapping[str, Array]) -> int:

@@ -57,6 +57,8 @@ def _add_server(router: APIRouter, engine: Engine, shared_memory: SharedMemoryAc
         extensions = list(_EXTENSIONS)
         if shared_memory.allows(request):
             extensions.append("system_shared_memory")
+            if shared_memory.device is not None:
+                extensions.append("cuda_shared_memory")
         return {"name": "lossd", "version": __version__, "extensions": extensions}
 
     @router.get("/health/live")

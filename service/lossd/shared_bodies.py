@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from lossd import metrics
 from lossd.body_memory import BodyMemory
+from lossd.cuda_memory import Device
 from lossd.loopback import is_sent_from_here
 from lossd.offload import offload
 from lossd.quotas import Work
@@ -30,8 +31,6 @@ from lossd.shared_memory import (
     SharedObject,
     find_object,
     name_prefix,
-    read_object,
-    write_object,
 )
 from lossd_client.errors import MalformedBodyError, NotSupportedError, TooLargeError
 from lossd_client.wire import SHARED_MEMORY_HEADER
@@ -40,10 +39,16 @@ _SAID: Final = re.compile(r"([!-:<-~]{1,255}); body=([0-9]{1,18})")
 
 
 class SharedMemoryAccess:
-    """Who may use shared memory, and what was registered."""
+    """Who may use shared memory, and what was registered.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: whether it is on.
+        device: whose memory may be shared too; None where there is no GPU.
+    """
+
+    def __init__(self, settings: Settings, device: Device | None = None) -> None:
         self._is_on = settings.shared_memory == "on"
+        self.device = device
         self.memory = BodyMemory(settings.max_body_mib << 20)
         """Where private copies go."""
         self.regions = RegionTable()
@@ -103,7 +108,7 @@ async def shared_body(
 
     def read() -> tuple[SharedObject, memoryview]:
         shared = find_object(caller, key)
-        return shared, read_object(caller, shared, 0, nbytes, access.memory)
+        return shared, shared.read(caller, 0, nbytes, access.memory)
 
     request.state.shared_answer, body = await anyio.to_thread.run_sync(read)
     return body
@@ -118,7 +123,7 @@ async def parts_response(
     if shared is None or nbytes > shared.nbytes:
         return PartsResponse(parts, media_type, headers)
     caller = request.state.caller
-    await offload(caller, nbytes, lambda: write_object(caller, shared, 0, parts))
+    await offload(caller, nbytes, lambda: shared.write(caller, 0, parts))
     metrics.SENT_BYTES.labels(caller.name).inc(nbytes)
     told = {**headers, SHARED_MEMORY_HEADER: str(nbytes)}
     return Response(b"", headers=told, media_type=media_type)

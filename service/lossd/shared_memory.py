@@ -12,10 +12,10 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from lossd.body_memory import BodyMemory
 from lossd.callers import Caller
@@ -44,15 +44,76 @@ def name_prefix(caller: Caller) -> str:
     return f"lossd.{caller.name}."
 
 
+class Shared(Protocol):
+    """Memory that a caller shares, of whatever kind."""
+
+    @property
+    def nbytes(self) -> int:
+        """How much there was when it was first looked at."""
+
+    def place(self, offset: int) -> dict[str, str | int]:
+        """What the protocol says of where a part is that begins there."""
+
+    def read(self, caller: Caller, offset: int, nbytes: int, memory: BodyMemory) -> memoryview:
+        """A private copy of bytes of it.
+
+        Raises:
+            MalformedBodyError: it is not there any more, or has become too small.
+        """
+
+    def write(self, caller: Caller, offset: int, parts: Sequence[bytes | memoryview]) -> None:
+        """Writes bytes into it, one part after the other.
+
+        Raises:
+            MalformedBodyError: it is not there any more, has become too small, or the system has no
+                room for it.
+        """
+
+
 @dataclass(frozen=True)
 class SharedObject:
-    """A piece of shared memory as it was when it was first looked at."""
+    """A piece of the system's shared memory as it was when it was first looked at."""
 
     key: str
     """Its name, as its owner writes it."""
     device: int
     inode: int
     nbytes: int
+
+    def place(self, offset: int) -> dict[str, str | int]:
+        """Its name, and where the part begins."""
+        return {"key": self.key, "offset": offset}
+
+    def read(self, caller: Caller, offset: int, nbytes: int, memory: BodyMemory) -> memoryview:
+        """A private copy of bytes of it."""
+        if not nbytes:
+            return memoryview(b"")
+        body = memory.take(nbytes)
+        with _opened(_path(caller, self.key), self.key, os.O_RDONLY) as (descriptor, status):
+            _check_same(self, status, offset + nbytes)
+            view = body
+            while view:
+                count = os.preadv(descriptor, [view], offset)
+                if not count:
+                    raise _too_small(self.key)
+                view, offset = view[count:], offset + count
+        return body
+
+    def write(self, caller: Caller, offset: int, parts: Sequence[bytes | memoryview]) -> None:
+        """Writes bytes into it, one part after the other."""
+        views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+        end = offset + sum(view.nbytes for view in views)
+        with _opened(_path(caller, self.key), self.key, os.O_RDWR) as (descriptor, status):
+            _check_same(self, status, end)
+            try:
+                while views:
+                    count = os.pwritev(descriptor, views[:_VIEWS_AT_A_TIME], offset)
+                    offset += count
+                    _drop(views, count)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EFBIG):
+                    raise
+                raise _too_small(self.key) from error
 
 
 def find_object(caller: Caller, key: str) -> SharedObject:
@@ -65,50 +126,8 @@ def find_object(caller: Caller, key: str) -> SharedObject:
         return SharedObject(key, status.st_dev, status.st_ino, status.st_size)
 
 
-def read_object(
-    caller: Caller, known: SharedObject, offset: int, nbytes: int, memory: BodyMemory
-) -> memoryview:
-    """A private copy of bytes of it.
-
-    Raises:
-        MalformedBodyError: it is not there any more, or has become too small.
-    """
-    if not nbytes:
-        return memoryview(b"")
-    body = memory.take(nbytes)
-    with _opened(_path(caller, known.key), known.key, os.O_RDONLY) as (descriptor, status):
-        _check_same(known, status, offset + nbytes)
-        view = body
-        while view:
-            count = os.preadv(descriptor, [view], offset)
-            if not count:
-                raise _too_small(known.key)
-            view, offset = view[count:], offset + count
-    return body
-
-
-def write_object(
-    caller: Caller, known: SharedObject, offset: int, parts: Sequence[bytes | memoryview]
-) -> None:
-    """Writes bytes into it, one part after the other.
-
-    Raises:
-        MalformedBodyError: it is not there any more, has become too small, or the system has no
-            room for it.
-    """
-    views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
-    end = offset + sum(view.nbytes for view in views)
-    with _opened(_path(caller, known.key), known.key, os.O_RDWR) as (descriptor, status):
-        _check_same(known, status, end)
-        try:
-            while views:
-                count = os.pwritev(descriptor, views[:_VIEWS_AT_A_TIME], offset)
-                offset += count
-                _drop(views, count)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EFBIG):
-                raise
-            raise _too_small(known.key) from error
+Kind = Literal["system", "cuda"]
+"""Where shared memory is."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +135,8 @@ class Region:
     """A part of a caller's shared memory under a name of its own."""
 
     name: str
-    shared: SharedObject
+    kind: Kind
+    shared: Shared
     offset: int
     nbytes: int
 
@@ -130,8 +150,22 @@ class RegionTable:
     def __init__(self) -> None:
         self._regions: dict[str, dict[str, Region]] = {}
 
-    def register(self, caller: Caller, name: str, key: str, offset: int, nbytes: int) -> None:
+    def register(
+        self,
+        caller: Caller,
+        name: str,
+        kind: Kind,
+        find: Callable[[], Shared],
+        part: tuple[int, int],
+    ) -> None:
         """Gives a part of a caller's shared memory a name.
+
+        Args:
+            caller: whose it is.
+            name: that it gets.
+            kind: where it is.
+            find: looks for it, if the name is free.
+            part: where the part begins, and its bytes.
 
         Raises:
             MalformedBodyError: the name is in use, the shared memory is not the caller's, not there
@@ -143,21 +177,21 @@ class RegionTable:
             raise MalformedBodyError(f"shared memory region '{name}' already in manager")
         if len(own) >= _MAX_REGIONS:
             raise TooLargeError(f"{_MAX_REGIONS} regions are registered; unregister some")
-        shared = find_object(caller, key)
+        shared, (offset, nbytes) = find(), part
         if offset + nbytes > shared.nbytes:
-            raise _too_small(key)
-        self._regions.setdefault(caller.name, {})[name] = Region(name, shared, offset, nbytes)
+            raise _too_small(str(shared.place(offset).get("key", name)))
+        self._regions.setdefault(caller.name, {})[name] = Region(name, kind, shared, offset, nbytes)
 
-    def unregister(self, caller: Caller, name: str | None = None) -> None:
-        """Forgets a region of a caller's, or all; nothing happens where there is none."""
-        if name is None:
-            self._regions.pop(caller.name, None)
-        else:
-            self._regions.get(caller.name, {}).pop(name, None)
+    def unregister(self, caller: Caller, kind: Kind, name: str | None = None) -> None:
+        """Forgets a caller's region of a kind, or all; nothing happens where there is none."""
+        for region in self.of(caller, kind):
+            if name in (None, region.name):
+                del self._regions[caller.name][region.name]
 
-    def of(self, caller: Caller) -> list[Region]:
-        """A caller's regions in the order in which they were registered."""
-        return list(self._regions.get(caller.name, {}).values())
+    def of(self, caller: Caller, kind: Kind) -> list[Region]:
+        """A caller's regions of a kind in the order in which they were registered."""
+        own = self._regions.get(caller.name, {}).values()
+        return [region for region in own if region.kind == kind]
 
     def find(self, caller: Caller, name: str, offset: int, nbytes: int) -> Region:
         """The part of a caller's region that begins at an offset.
@@ -173,7 +207,7 @@ class RegionTable:
             raise MalformedBodyError(
                 f"Invalid offset + byte size for shared memory region: '{name[:80]}'"
             )
-        return Region(name, region.shared, region.offset + offset, nbytes)
+        return replace(region, offset=region.offset + offset, nbytes=nbytes)
 
 
 def _path(caller: Caller, key: str) -> Path:
