@@ -261,7 +261,7 @@ def test_every_call_is_described_with_nothing_from_elsewhere(
     paths = served.client.get("/openapi.json").json()["paths"]
     expected = [f"{method.upper()} {path}" for path in paths for method in paths[path]]
     expect(page.locator(".call")).to_have_count(len(expected))
-    assert page.locator(".call > summary code").all_text_contents() == expected
+    assert page.locator(".call > summary h2 code").all_text_contents() == expected
     page.eval_on_selector_all("details", "all => all.forEach((one) => (one.open = true))")
     evaluate = page.locator(".call", has_text="POST /v1/evaluate").first
     expect(evaluate.get_by_label("Example of application/json")).to_contain_text("logits")

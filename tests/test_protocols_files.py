@@ -4,9 +4,11 @@ import io
 import json
 import lzma
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -514,3 +516,27 @@ def test_a_bad_form_is_malformed(content_type: str, body: bytes) -> None:
 def test_a_form_has_a_limit_of_parts() -> None:
     with pytest.raises(MalformedBodyError, match="at most"):
         split_parts(form(*[("a", b"")] * 9000), FORM_TYPE)
+
+
+def test_threads_read_headers_of_arrays_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two at a time fail now and then in some versions of CPython: python/cpython#106905."""
+    read, inside, most = np.lib.format.read_array_header_1_0, [0], [0]
+
+    def slow(*arguments: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.01)
+        inside[0] -= 1
+        return read(*arguments)
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", slow)
+    file = io.BytesIO()
+    np.save(file, np.zeros(3, np.float32))
+    with ThreadPoolExecutor(4) as threads:
+        found = list(
+            threads.map(lambda _: read_npy(file.getvalue(), "a", Budget(1 << 20)), range(8))
+        )
+    assert most == [1]
+    assert {array.shape for array in found} == {(3,)}

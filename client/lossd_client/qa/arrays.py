@@ -6,6 +6,7 @@ refused before anything is allocated.
 
 import math
 import mmap
+import threading
 import tokenize
 import zipfile
 import zlib
@@ -34,6 +35,9 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+# numpy reads a header with `ast`, which in some versions of CPython, 3.11.7 among them, fails now and
+# then while two threads are in it (python/cpython#106905).
+_HEADERS = threading.Lock()
 _DEFLATE_RATIO = 1032  # what deflate packs a byte of zeros into, at best
 _VERSION_1 = (1, 0)
 _VERSION_2 = (2, 0)
@@ -197,8 +201,9 @@ def members(path: Path) -> list[ArrayFile]:
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
     version = npy.read_magic(file)
-    if version == _VERSION_1:
-        return npy.read_array_header_1_0(file)
-    if version == _VERSION_2:
-        return npy.read_array_header_2_0(file)
+    with _HEADERS:
+        if version == _VERSION_1:
+            return npy.read_array_header_1_0(file)
+        if version == _VERSION_2:
+            return npy.read_array_header_2_0(file)
     raise ValueError(f"it has version {version} of the format; read are 1.0 and 2.0")

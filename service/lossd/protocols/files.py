@@ -11,6 +11,7 @@ import itertools
 import math
 import re
 import reprlib
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,9 @@ _INDEX_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
 _NPY_MAGIC = b"\x93NUMPY"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAX_NPY_HEADER_BYTES = 16 << 10
+# numpy reads a header with `ast`, which in some versions of CPython, 3.11.7 among them, fails now and
+# then while two threads are in it (python/cpython#106905).
+_HEADERS = threading.Lock()
 _MAX_AXES = 8
 _ZIP_DIRECTORY_ENTRY = re.compile(rb"PK\x01\x02")
 _MAX_DIRECTORY_ENTRIES = 64  # an array's own bytes may look like some
@@ -161,7 +165,8 @@ def read_npy(data: Buffer, name: str, budget: Budget) -> Array:
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
-        shape, fortran_order, dtype = read_header(head)
+        with _HEADERS:
+            shape, fortran_order, dtype = read_header(head)
         if dtype.hasobject:
             msg = "it holds pickled objects"
             raise ValueError(msg)
