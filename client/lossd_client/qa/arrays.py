@@ -35,8 +35,8 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-# numpy reads a header with `ast`, which in some versions of CPython, 3.11.7 among them, fails now and
-# then while two threads are in it (python/cpython#106905).
+# numpy reads a header with `ast`, which in some versions of CPython, 3.11.7 among them, fails now
+# and then while two threads are in it (python/cpython#106905).
 _HEADERS = threading.Lock()
 _DEFLATE_RATIO = 1032  # what deflate packs a byte of zeros into, at best
 _VERSION_1 = (1, 0)

@@ -30,8 +30,8 @@ _INDEX_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
 _NPY_MAGIC = b"\x93NUMPY"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAX_NPY_HEADER_BYTES = 16 << 10
-# numpy reads a header with `ast`, which in some versions of CPython, 3.11.7 among them, fails now and
-# then while two threads are in it (python/cpython#106905).
+# numpy reads a header with `ast`, which in some versions of CPython, 3.11.7 among them, fails now
+# and then while two threads are in it (python/cpython#106905).
 _HEADERS = threading.Lock()
 _MAX_AXES = 8
 _ZIP_DIRECTORY_ENTRY = re.compile(rb"PK\x01\x02")
