@@ -1,9 +1,12 @@
 """Services for the tests: a real process, and one in this process that tests may reach into."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 import structlog
 
@@ -68,3 +71,22 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def app_client(served: Served) -> service_fixture.Caller:
     """Calls the service in this process."""
     return served.client
+
+
+@pytest.fixture
+def headers_at_a_time(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many threads were in numpy's reader of `.npy` headers at a time, for each that was.
+
+    Two at a time fail now and then in some versions of CPython: python/cpython#106905.
+    """
+    read, inside, seen = np.lib.format.read_array_header_1_0, list[None](), list[int]()
+
+    def slow(*arguments: Any) -> Any:
+        inside.append(None)
+        seen.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return read(*arguments)
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", slow)
+    return seen
