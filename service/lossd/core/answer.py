@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -269,9 +270,10 @@ class Answer:
         empty = [number for number, count in enumerate(counts) if count == 0]
         if empty:
             yield f"no pixel counts in {_listed(empty)}: its values and gradients are 0"
-        for (label, what), samples in self._notes.items():
-            found = [int(number) for number in np.flatnonzero(samples)]
-            yield f"{label}: {_NOTES[what].format(samples=_listed(found))}"
+        for label, what in itertools.product((call.label for call in self.job.calls), _NOTES):
+            if (label, what) in self._notes:
+                found = [int(number) for number in np.flatnonzero(self._notes[label, what])]
+                yield f"{label}: {_NOTES[what].format(samples=_listed(found))}"
 
 
 def _listed(samples: Sequence[int]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from lossd.core import vocabulary as v
 from lossd.core.answer import Answer, GradientWriter, Note
+from lossd.core.heads import Evaluated, Heads, Kind, Slopes, Tables, map_coefficients
 from lossd.core.job import Job, LossCall
 from lossd.core.passes import Passes
-from lossd.losses.declare import TileLoss, Values
-from lossd.losses.sums import PixelSums, Sums, region_sums
+from lossd.losses.declare import TileLoss
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Head:
 
     call: LossCall[TileLoss]
     round: int
+    is_aggregated: bool
+    """Whether it is one job's alone, whose samples' region sums are added up."""
     rows: list[int] = field(default_factory=list)
     """Places of the samples in the cohort."""
     uses: list[Use] = field(default_factory=list)
@@ -68,23 +73,50 @@ class Head:
             self.rows.extend(places)
         self.uses.append(Use(member, answer, call, self.spans[member.first]))
 
+    def seeds(self) -> Array:
+        """What is wanted of the derivative of each row, `[R]`: its weight in the total, or 1."""
+        seeds = np.zeros(len(self.rows))
+        for use in self.uses:
+            gradient = use.member.job.gradient
+            if gradient == "total":
+                seeds[use.span] += use.call.weight
+            elif gradient == "each":
+                seeds[use.span] = 1.0
+        return seeds
 
-@dataclass(frozen=True)
+
 class Coefficients:
-    """Derivatives of something with respect to the cohort's sums."""
+    """Derivatives of something by the sums of a cohort, as the passes take them.
 
-    region: Tensor
-    """`[B, S, C]`."""
-    pixel: list[Tensor]
-    """`[B, S, G, L]` for each round."""
+    Args:
+        tables: the sums of the cohort.
+    """
 
-    def pixel_in_round(self, number: int, *, only_focused: bool) -> Tensor:
-        """Coefficients for a pass of that round, with those of round 0 unless `only_focused`."""
-        pixel = torch.zeros_like(self.pixel[0]) if only_focused else self.pixel[0].clone()
+    def __init__(self, tables: Tables) -> None:
+        self._region: Array = np.zeros(tuple(tables.region.shape))
+        self._pixel: list[Array] = [np.zeros(tuple(one.shape)) for one in tables.pixel]
+
+    def add(self, slopes: Slopes, number: int, own: slice | Array, places: Array) -> None:
+        """Adds some rows of a head, of an exponent of that round, to their places in the cohort."""
+        for total, found in (
+            (self._region, slopes.region),
+            (self._pixel[0], slopes.pixel),
+            (self._pixel[number], slopes.focused),
+        ):
+            if found is not None:
+                total[places] += found[own]
+
+    def region(self) -> Tensor:
+        """`[B, S, C]`."""
+        return torch.from_numpy(self._region)
+
+    def pixel(self, number: int, *, only_focused: bool = False) -> Tensor:
+        """`[B, S, G, L]` for a pass of that round, with those of round 0 unless `only_focused`."""
+        pixel = np.zeros_like(self._pixel[0]) if only_focused else self._pixel[0].copy()
         rich = pixel.shape[1] > v.PIXEL_SUMS
         for index in (v.FOCAL, v.POWERED_CROSS_ENTROPY) if rich else (v.FOCAL,):
-            pixel[:, index] = self.pixel[number][:, index]
-        return pixel
+            pixel[:, index] = self._pixel[number][:, index]
+        return torch.from_numpy(pixel)
 
 
 class Cohort:
@@ -95,14 +127,15 @@ class Cohort:
         members: Sequence[Member],
         answers: Sequence[Answer],
         passes: Passes,
+        heads: Heads,
         gammas: Sequence[Tensor],
         sums: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
         self._members = list(zip(members, answers, strict=True))
         self._passes = passes
+        self._losses = heads
         self._gammas = gammas
-        self._task = members[0].job.task
-        self._channel_rows = members[0].job.activated and self._task == "multiclass"
+        job = members[0].job
         samples = [number for member in members for number in range(member.first, member.last)]
         self._samples = samples
         self._place = {number: place for place, number in enumerate(samples)}
@@ -111,151 +144,99 @@ class Cohort:
         self._all_groups = offsets[-1]
         self._groups = None if len(groups) == self._all_groups else torch.tensor(groups)
         """Those of the cohort among the batch's; None if it is the whole batch."""
-        self._pixels = torch.tensor(
-            [count for m in members for part in m.job.parts for count in part.valid_pixels],
-            dtype=torch.float64,
+        pixels = [count for m in members for part in m.job.parts for count in part.valid_pixels]
+        self._tables = Tables(
+            kind=Kind(job.task, job.activated and job.task == "multiclass"),
+            region=self._by_sample(sums[0][0]).flatten(2),
+            pixel=[self._by_sample(pixel) for _, pixel in sums],
+            pixels=torch.tensor(pixels, dtype=torch.float64),
         )
-        self._region = self._by_sample(sums[0][0]).flatten(2).requires_grad_()
-        self._pixel = [self._by_sample(pixel).requires_grad_() for _, pixel in sums]
-        self._views: dict[int, Sums] = {}
 
     def compute(self) -> None:
         """Fills the answers of all members."""
         evaluated = [(head, self._evaluate(head)) for head in self._heads()]
-        for head, values in evaluated:
-            _hand_out(head, values)
+        for head, found in evaluated:
+            _hand_out(head, found)
         self._total_gradients(evaluated)
-        for head, values in evaluated:
-            self._each_gradient(head, values)
-            self._map(head, values)
+        for head, found in evaluated:
+            self._each_gradient(head, found)
+            self._map(head)
         for member, answer in self._members:
             if member.job.statistics:
-                answer.add_statistics(self._region.detach()[self._span(member)])
+                answer.add_statistics(self._tables.region[self._span(member)])
 
     # -- heads -----------------------------------------------------------------------------------
 
     def _heads(self) -> list[Head]:
-        heads: dict[tuple[object, ...], Head] = {}
+        """In an order that no other job changes, since derivatives are added up in it."""
+        heads: dict[tuple[str, str, int, int], Head] = {}
         for member, answer in self._members:
             # Samples of an aggregated request share their statistics with nobody else's.
-            alone = member.first if member.job.aggregate == "batch" else None
+            alone = member.first if member.job.aggregate == "batch" else -1
             for call in member.job.tile_calls:
                 number = member.round_of(call)
-                head = heads.setdefault((*call.key, number, alone), Head(call, number))
+                key = (*call.key, number, alone)
+                head = heads.setdefault(key, Head(call, number, is_aggregated=alone >= 0))
                 head.add(member, answer, call, range(len(self._samples))[self._span(member)])
-        return list(heads.values())
+        return [heads[key] for key in sorted(heads)]
 
-    def _evaluate(self, head: Head) -> Values:
-        sums = self._sums(head)
-        if head.uses[0].member.job.aggregate == "batch":
-            sums = sums.aggregated()
-        return head.call.loss.values(sums, head.call.options)
-
-    def _sums(self, head: Head) -> Sums:
-        """The sums that a head reads; the views of all samples are made once for all heads."""
-        if len(head.rows) < len(self._samples):
-            return self._view(torch.tensor(head.rows), head.round)
-        if head.round not in self._views:
-            self._views[head.round] = self._view(None, head.round)
-        view = self._views[head.round]
-        return replace(view, region=replace(view.region))  # it notes what is empty for one head
-
-    def _view(self, rows: Tensor | None, number: int) -> Sums:
-        pixels = _rows(self._pixels, rows)
-        return Sums(
-            task=self._task,
-            region=region_sums(_rows(self._region, rows), pixels),
-            pixel=self._pixel_sums(rows, number),
-            pixels=pixels,
+    def _evaluate(self, head: Head) -> Evaluated:
+        return self._losses.evaluate(
+            head.call,
+            self._tables,
+            np.array(head.rows),
+            head.seeds(),
+            number=head.round,
+            is_aggregated=head.is_aggregated,
+            library=self._passes.programs,
         )
-
-    def _pixel_sums(self, rows: Tensor | None, number: int) -> PixelSums:
-        pixel = self._labels(_rows(self._pixel[0], rows)).unbind(1)
-        focused = pixel if number == 0 else self._labels(_rows(self._pixel[number], rows)).unbind(1)
-        unmade = torch.zeros_like(pixel[0])
-
-        def sums(index: int, source: Sequence[Tensor] = pixel) -> Tensor:
-            return source[index] if index < len(source) else unmade
-
-        complement = sums(v.COMPLEMENT_CROSS_ENTROPY)
-        if self._channel_rows:
-            complement = _rows(self._pixel[0], rows)[:, v.CROSS_ENTROPY, None, :, 0]
-        return PixelSums(
-            count=self._label_counts(rows),
-            weight=sums(v.WEIGHT),
-            cross_entropy=sums(v.CROSS_ENTROPY),
-            focal=sums(v.FOCAL, focused),
-            negative_log_likelihood=sums(v.NEGATIVE_LOG_LIKELIHOOD),
-            miss=sums(v.MISS),
-            powered_cross_entropy=sums(v.POWERED_CROSS_ENTROPY, focused),
-            kullback_leibler=sums(v.KULLBACK_LEIBLER),
-            jensen_shannon=sums(v.JENSEN_SHANNON),
-            complement_cross_entropy=complement,
-        )
-
-    def _labels(self, pixel: Tensor) -> Tensor:
-        """Sums per label `[B, S, G, L]`; of multiclass channel rows, those of the label on."""
-        return pixel[..., 1].unsqueeze(2) if self._channel_rows else pixel
-
-    def _label_counts(self, rows: Tensor | None) -> Tensor:
-        """Pixels of each label, `[B, G, L]`: of each class, or off and on of each channel."""
-        on = _rows(self._region.detach(), rows)[:, v.TARGET]
-        if self._task == "multiclass":
-            return on[:, None]
-        return torch.stack([_rows(self._pixels, rows)[:, None] - on, on], dim=-1)
 
     # -- derivatives -----------------------------------------------------------------------------
 
-    def _total_gradients(self, evaluated: Sequence[tuple[Head, Values]]) -> None:
-        terms: list[Tensor] = []
+    def _total_gradients(self, evaluated: Sequence[tuple[Head, Evaluated]]) -> None:
+        coefficients = Coefficients(self._tables)
         writers: dict[int, GradientWriter] = {}
         rounds = 1
-        for head, values in evaluated:
-            asked = [use for use in head.uses if use.member.job.gradient == "total"]
+        for head, found in evaluated:
+            asked = {use.span.start: use for use in head.uses if use.member.job.gradient == "total"}
             if not asked:
                 continue
-            terms.append(_weighted(values.value, asked))
+            own = np.concatenate([np.arange(use.span.start, use.span.stop) for use in asked.values()])
+            coefficients.add(found, head.round, own, np.array(head.rows)[own])
             rounds = max(rounds, head.round + 1)
-            for use in asked:
+            for use in asked.values():
                 if use.member.first not in writers:
                     writer = use.answer.gradient_writer("")
                     writers.update(dict.fromkeys(use.member.samples, writer))
-        if not terms:
-            return
-        coefficients = self._differentiate(terms)
-        for number in range(rounds):
+        for number in range(rounds if writers else 0):
             wanted = {n: writer for n, writer in writers.items() if number < writer.rounds}
             self._backward(wanted, coefficients, number, only_focused=number > 0)
 
-    def _each_gradient(self, head: Head, values: Values) -> None:
+    def _each_gradient(self, head: Head, found: Evaluated) -> None:
         for use in head.uses:
             if use.member.job.gradient == "each":
-                coefficients = self._differentiate([values.value[use.span].sum()])
+                coefficients = Coefficients(self._tables)
+                coefficients.add(found, head.round, use.span, np.array(head.rows)[use.span])
                 writer = use.answer.gradient_writer(use.call.label)
                 writers = dict.fromkeys(use.member.samples, writer)
                 self._backward(writers, coefficients, head.round, only_focused=False)
 
-    def _map(self, head: Head, values: Values) -> None:
+    def _map(self, head: Head) -> None:
         for use in head.uses:
-            if not use.member.job.maps or values.pixel_terms is None:
+            if not use.member.job.maps:
                 continue
-            coefficients = self._differentiate([values.pixel_terms[use.span].sum()])
-            pixel = coefficients.pixel_in_round(head.round, only_focused=False)
+            rows = np.array(head.rows)[use.span]
+            found = map_coefficients(head.call, self._tables, rows, number=head.round)
+            if found is None:
+                continue
+            coefficients = Coefficients(self._tables)
+            coefficients.add(found, head.round, slice(None), rows)
             self._passes.maps(
                 use.member.samples,
                 self._gammas[head.round],
-                self._by_group(pixel),
+                self._by_group(coefficients.pixel(head.round)),
                 use.answer.map_writer(use.call.label).take,
             )
-
-    def _differentiate(self, terms: Sequence[Tensor]) -> Coefficients:
-        region, *pixel = torch.autograd.grad(
-            torch.stack(list(terms)).sum(),
-            [self._region, *self._pixel],
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        return Coefficients(region, pixel)
 
     def _backward(
         self,
@@ -265,12 +246,15 @@ class Cohort:
         *,
         only_focused: bool,
     ) -> None:
-        region = torch.zeros_like(coefficients.region) if only_focused else coefficients.region
+        region = coefficients.region()
+        if only_focused:
+            region = torch.zeros_like(region)
+        pixel = coefficients.pixel(number, only_focused=only_focused)
         self._passes.gradients(
             writers,
             self._gammas[number],
-            self._by_group(region.unflatten(2, (self._pixel[0].shape[2], -1))),
-            self._by_group(coefficients.pixel_in_round(number, only_focused=only_focused)),
+            self._by_group(region.unflatten(2, (pixel.shape[2], -1))),
+            self._by_group(pixel),
         )
 
     # -- shapes ----------------------------------------------------------------------------------
@@ -295,28 +279,12 @@ class Cohort:
         return slice(first, first + member.job.samples)
 
 
-def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
-    """Rows of a table; of None the table itself, which is one step less for autograd."""
-    return values if rows is None else values[rows]
-
-
-def _weighted(value: Tensor, uses: Sequence[Use]) -> Tensor:
-    """`[]`: the values `[B]` of a head, each as often as its uses count it."""
-    weights = np.zeros(len(value))
-    for use in uses:
-        weights[use.span] += use.call.weight
-    return (torch.from_numpy(weights) * value).sum()
-
-
-def _hand_out(head: Head, values: Values) -> None:
+def _hand_out(head: Head, found: Evaluated) -> None:
     """Gives every use of a head its part of the values."""
-    value = values.value.detach().numpy()
-    per_class = None if values.per_class is None else values.per_class.detach().numpy()
-    found: dict[Note, Tensor | None] = {"fell_back": values.fell_back, "empty": values.empty}
-    known = {what: samples.numpy() for what, samples in found.items() if samples is not None}
-    notes = {what: samples for what, samples in known.items() if samples.any()}
+    known: dict[Note, Array | None] = {"fell_back": found.fell_back, "empty": found.empty}
+    notes = {what: rows for what, rows in known.items() if rows is not None and rows.any()}
     for use in head.uses:
-        own = None if per_class is None else per_class[use.span]
-        use.answer.add_value(use.call.label, value[use.span], own)
-        for what, samples in notes.items():
-            use.answer.note(use.call.label, what, samples[use.span])
+        own = None if found.per_class is None else found.per_class[use.span]
+        use.answer.add_value(use.call.label, found.value[use.span], own)
+        for what, rows in notes.items():
+            use.answer.note(use.call.label, what, rows[use.span])

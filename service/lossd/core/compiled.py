@@ -27,7 +27,7 @@ import structlog
 import torch
 from torch import Tensor
 
-from lossd.core import distribution, in_place, pointwise, sigmoid, softmax, summation
+from lossd.core import distribution, in_place, pointwise, program, sigmoid, softmax, summation
 from lossd.core import vocabulary as v
 from lossd.core.tiles import TILE_PIXELS
 
@@ -76,6 +76,8 @@ class Kernels:
     value_map: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     in_place: in_place.InPlace | None = None
     """What takes the place of the first two, where there is such a thing."""
+    programs: program.Library | None = None
+    """What runs the programs of heads, where there is such a thing."""
 
 
 _SOURCE: dict[Family, Kernels] = {
@@ -165,13 +167,16 @@ def compile_kernels(
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     # Forked compile workers can deadlock in a process that has threads.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    library = _build_in_place(cache) if device.type == "cpu" else None
+    library = _built(cache, in_place.SOURCE) if device.type == "cpu" else None
+    programs = _built(cache, program.SOURCE)
+    runner = None if programs is None else program.Library(programs)
     table: KernelTable = {}
     for done, (family, dtype) in enumerate(kinds):
         if on_progress:
             on_progress(done, len(kinds))
         started = time.perf_counter()
-        table[family, dtype] = _compile(family, dtype, device, library)
+        kernels = _compile(family, dtype, device, library)
+        table[family, dtype] = replace(kernels, programs=runner)
         log.info(
             "kernel_ready",
             family=family,
@@ -184,12 +189,12 @@ def compile_kernels(
     return table
 
 
-def _build_in_place(cache: Path) -> Path | None:
-    """The passes in C++; None where the compiler does not take them, as torch's may be another."""
+def _built(cache: Path, source: Path) -> Path | None:
+    """A source in C++; None where the compiler does not take it, as torch's may be another."""
     try:
-        return in_place.build(cache)
+        return in_place.build(cache, source)
     except in_place.CompilerError as error:
-        log.warning("in_place_unavailable", error=str(error))
+        log.warning(f"{source.stem}_unavailable", error=str(error))
         return None
 
 

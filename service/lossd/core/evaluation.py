@@ -99,7 +99,12 @@ def _evaluate_pixels(
     for cohort_members in _cohorts(good):
         own = [answers[member.first] for member in cohort_members]
         cohort = Cohort(
-            cohort_members, [one for one in own if isinstance(one, Answer)], passes, gammas, sums
+            cohort_members,
+            [one for one in own if isinstance(one, Answer)],
+            passes,
+            workspace.heads,
+            gammas,
+            sums,
         )
         cohort.compute()
     for member in good:

@@ -26,6 +26,7 @@ from lossd.core.compiled import (
     KernelTable,
 )
 from lossd.core.distance import DistanceMaps
+from lossd.core.heads import Heads
 from lossd.core.in_place import InPlace, Lot
 from lossd.core.tiles import TILE_PIXELS, Sample
 
@@ -68,6 +69,7 @@ class Workspace:
     def __init__(self, device: torch.device, chunk_logits: int) -> None:
         self.device = device
         self.distances = DistanceMaps()
+        self.heads = Heads()
         self.chunk_logits = max(chunk_logits, _MIN_TILES * TILE_PIXELS)
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
         self._ones: dict[torch.dtype, Tensor] = {}
@@ -122,6 +124,8 @@ class Passes:
         self._family = family
         self._dtype = dtype
         self._kernels: Kernels = table[family, dtype]
+        self.programs = self._kernels.programs
+        """What runs the programs of heads, if anything does."""
         self._workspace = workspace
         self._checkpoint = checkpoint
         self._depth = samples[0].logits.shape[1]

@@ -474,12 +474,8 @@ def row_loss(
 
 
 def _anywhere(found: list[Tensor], counted: Tensor) -> Tensor | None:
-    """Samples `[B]` bool in which something was found, of classes only where they count.
-
-    None where nothing was found anywhere, which is nearly always.
-    """
-    hits = [one for one in found if bool(one.any())]
-    of_classes = [one & counted if one.shape == counted.shape else one for one in hits]
+    """Samples `[B]` bool in which something was found, of classes only where they count."""
+    of_classes = [one & counted if one.shape == counted.shape else one for one in found]
     return _either([one if one.ndim == 1 else one.any(-1) for one in of_classes])
 
 

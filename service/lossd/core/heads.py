@@ -1,0 +1,289 @@
+"""The losses on a cohort's sums, and their derivatives by the sums.
+
+Torch and its autograd compute them, in float64 on the CPU whatever the device. A loss that is asked
+for again and again with the same parameters is recorded, if it can be, and computed by its `program`
+from then on, to the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossd.core import vocabulary as v
+from lossd.core.job import LossCall
+from lossd.core.program import Library, Program, UnrecordableError, record
+from lossd.losses.declare import TileLoss, Values
+from lossd.losses.sums import PixelSums, Sums, Task, region_sums
+
+Array = np.ndarray[Any, Any]
+
+_RECORDED_AFTER: Final = 8
+"""Uses after which a loss is recorded, which takes some ten times as long as one of them."""
+_MAX_KNOWN: Final = 1024
+
+_Found = Mapping[str, Tensor | None]
+
+
+class Kind(NamedTuple):
+    """How a cohort's sums are to be read."""
+
+    task: Task
+    by_channel: bool
+    """Multiclass probabilities: their channels are rows of a sigmoid."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The sums of B samples, float64, contiguous."""
+
+    kind: Kind
+    region: Tensor
+    """`[B, S, C]`."""
+    pixel: list[Tensor]
+    """`[B, S, G, L]` for each round."""
+    pixels: Tensor
+    """How many count, `[B]`."""
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of the sums of a sample."""
+        return (*self.region.shape[1:], *self.pixel[0].shape[1:])
+
+    def of_round(self, number: int) -> list[Tensor]:
+        """The tables that a loss reads whose exponent is that of a round."""
+        pixel = self.pixel[:1] if number == 0 else [self.pixel[0], self.pixel[number]]
+        return [self.pixels, self.region, *pixel]
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Derivatives of something of R samples by their sums; None where all are 0."""
+
+    region: Array | None
+    """By the region sums, `[R, S, C]`."""
+    pixel: Array | None
+    """By the pixel sums of round 0, `[R, S, G, L]`."""
+    focused: Array | None
+    """By the pixel sums of the loss's round, if it is another."""
+
+
+@dataclass(frozen=True)
+class Evaluated(Slopes):
+    """A loss of R samples, and the derivatives of its values times the seeds.
+
+    What the loss does not have is None.
+    """
+
+    value: Array
+    """`[R]`."""
+    per_class: Array | None
+    """`[R, C]`."""
+    fell_back: Array | None
+    """`[R]` bool."""
+    empty: Array | None
+    """`[R]` bool."""
+
+
+class Heads:
+    """Computes losses of sums; used by one thread."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], int | Program] = {}
+        """How often each loss was asked for, then its program; -1 if there can be none."""
+
+    def evaluate(
+        self,
+        call: LossCall[TileLoss],
+        tables: Tables,
+        rows: Array,
+        seeds: Array,
+        *,
+        number: int,
+        is_aggregated: bool,
+        library: Library | None,
+    ) -> Evaluated:
+        """A loss of some samples.
+
+        Args:
+            call: the loss and its parameters.
+            tables: the sums of all samples.
+            rows: which of them, `[R]` int64.
+            seeds: what the derivatives of each value are multiplied with, `[R]`.
+            number: round of the loss's exponent.
+            is_aggregated: whether the samples' region sums are added up.
+            library: what runs programs; without it there are none.
+        """
+        known = None if library is None or is_aggregated else self._program(call, tables, number)
+        if library is not None and known is not None:
+            return _by_program(known, library, tables.of_round(number), rows, seeds)
+        compute = partial(_computed, call, tables.kind, is_aggregated=is_aggregated)
+        given = [table[torch.from_numpy(rows)] for table in tables.of_round(number)]
+        weights = torch.from_numpy(seeds) if seeds.any() else None
+        results = compute(*given, seeds=weights)
+        return Evaluated(
+            **{
+                name: None if result is None else result.numpy()
+                for name, result in results.items()
+            }
+        )
+
+    def _program(
+        self, call: LossCall[TileLoss], tables: Tables, number: int
+    ) -> Program | None:
+        """The program of a loss, if it has been asked for often enough and can have one."""
+        key = (*call.key, tables.kind, tables.shape, number > 0)
+        known = self._known.get(key, 0)
+        if isinstance(known, int) and known >= 0:
+            known += 1
+            if known == _RECORDED_AFTER:
+                known = _recorded(call, tables, number)
+            self._known[key] = known
+            if len(self._known) > _MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+        return None if isinstance(known, int) else known
+
+
+def _by_program(
+    program: Program, library: Library, tables: Sequence[Tensor], rows: Array, seeds: Array
+) -> Evaluated:
+    of_samples = np.zeros(len(tables[0]))
+    of_samples[rows] = seeds
+    found = program.run(library, [*(table.numpy() for table in tables), of_samples], rows)
+    for name in ("fell_back", "empty"):
+        flags = found[name]
+        found[name] = None if flags is None else flags != 0
+    value = found.pop("value")
+    return Evaluated(value=np.zeros(len(rows)) if value is None else value, **found)
+
+
+def map_coefficients(
+    call: LossCall[TileLoss], tables: Tables, rows: Array, *, number: int
+) -> Slopes | None:
+    """What the pixels' terms are multiplied with to make up a loss, before its normaliser.
+
+    Args:
+        call: the loss and its parameters.
+        tables: the sums of all samples.
+        rows: which of them, `[R]` int64.
+        number: round of the loss's exponent.
+
+    Returns:
+        By the sums; None of a loss that is no sum of terms of pixels.
+    """
+    pixels, region, *pixel = (table[torch.from_numpy(rows)] for table in tables.of_round(number))
+    pixel = [one.requires_grad_() for one in pixel]
+    sums = _sums(tables.kind, pixels, region, *pixel)
+    terms = call.loss.values(sums, call.options).pixel_terms
+    if terms is None:
+        return None
+    found = torch.autograd.grad(terms.sum(), pixel, materialize_grads=True)
+    slopes = [one.numpy() for one in found]
+    return Slopes(None, slopes[0], slopes[1] if len(slopes) > 1 else None)
+
+
+def _recorded(call: LossCall[TileLoss], tables: Tables, number: int) -> int | Program:
+    """The program of a loss, -1 if there is none."""
+    examples = [
+        torch.ones(1, *table.shape[1:], dtype=torch.float64) for table in tables.of_round(number)
+    ]
+    seeds = torch.ones(1, dtype=torch.float64)
+
+    def function(*given: Tensor) -> _Found:
+        return _computed(call, tables.kind, *given[:-1], seeds=given[-1], is_aggregated=False)
+
+    try:
+        return record(function, [*examples, seeds])
+    except UnrecordableError:
+        return -1
+
+
+def _computed(
+    call: LossCall[TileLoss],
+    kind: Kind,
+    pixels: Tensor,
+    region: Tensor,
+    pixel: Tensor,
+    focused: Tensor | None = None,
+    *,
+    seeds: Tensor | None,
+    is_aggregated: bool,
+) -> _Found:
+    """The results of `Evaluated`, by torch."""
+    leaves = {"region": region, "pixel": pixel, "focused": focused}
+    known = {
+        name: one.detach().requires_grad_() for name, one in leaves.items() if one is not None
+    }
+    sums = _sums(kind, pixels, *known.values())
+    if is_aggregated:
+        sums = sums.aggregated()
+    values: Values = call.loss.values(sums, call.options)
+    slopes: dict[str, Tensor | None] = dict.fromkeys(leaves)
+    if seeds is not None:
+        found = torch.autograd.grad(values.value, list(known.values()), seeds, allow_unused=True)
+        slopes |= dict(zip(known, found, strict=True))
+    return {
+        "value": values.value.detach(),
+        "per_class": None if values.per_class is None else values.per_class.detach(),
+        "fell_back": values.fell_back,
+        "empty": values.empty,
+        **slopes,
+    }
+
+
+def _sums(
+    kind: Kind, pixels: Tensor, region: Tensor, pixel: Tensor, focused: Tensor | None = None
+) -> Sums:
+    """Named views of some samples' sums."""
+    return Sums(
+        task=kind.task,
+        region=region_sums(region, pixels),
+        pixel=_pixel_sums(kind, pixels, region, pixel, focused),
+        pixels=pixels,
+    )
+
+
+def _pixel_sums(
+    kind: Kind, pixels: Tensor, region: Tensor, table: Tensor, focused_table: Tensor | None
+) -> PixelSums:
+    pixel = _labels(kind, table).unbind(1)
+    focused = pixel if focused_table is None else _labels(kind, focused_table).unbind(1)
+    unmade = torch.zeros_like(pixel[0])
+
+    def sums(index: int, source: tuple[Tensor, ...] = pixel) -> Tensor:
+        return source[index] if index < len(source) else unmade
+
+    complement = sums(v.COMPLEMENT_CROSS_ENTROPY)
+    if kind.by_channel:
+        complement = table[:, v.CROSS_ENTROPY, None, :, 0]
+    return PixelSums(
+        count=_label_counts(kind, pixels, region.detach()),
+        weight=sums(v.WEIGHT),
+        cross_entropy=sums(v.CROSS_ENTROPY),
+        focal=sums(v.FOCAL, focused),
+        negative_log_likelihood=sums(v.NEGATIVE_LOG_LIKELIHOOD),
+        miss=sums(v.MISS),
+        powered_cross_entropy=sums(v.POWERED_CROSS_ENTROPY, focused),
+        kullback_leibler=sums(v.KULLBACK_LEIBLER),
+        jensen_shannon=sums(v.JENSEN_SHANNON),
+        complement_cross_entropy=complement,
+    )
+
+
+def _labels(kind: Kind, pixel: Tensor) -> Tensor:
+    """Sums per label `[B, S, G, L]`; of multiclass channel rows, those of the label on."""
+    return pixel[..., 1].unsqueeze(2) if kind.by_channel else pixel
+
+
+def _label_counts(kind: Kind, pixels: Tensor, region: Tensor) -> Tensor:
+    """Pixels of each label, `[B, G, L]`: of each class, or off and on of each channel."""
+    on = region[:, v.TARGET]
+    if kind.task == "multiclass":
+        return on[:, None]
+    return torch.stack([pixels[:, None] - on, on], dim=-1)
