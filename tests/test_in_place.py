@@ -209,7 +209,7 @@ def test_without_the_library_the_kernels_in_torch_are_compiled(
 ) -> None:
     monkeypatch.setattr(in_place, "_FLAGS", ("--no-such-flag",))
     shared = compiled.cache_folder(Settings().cache_dir, CPU)  # only the library is to be missing
-    monkeypatch.setattr(in_place, "build", lambda _: in_place_build(tmp_path))
+    monkeypatch.setattr(in_place, "build", lambda _, source: in_place_build(tmp_path, source))
     with capture_logs() as logs, torch.compiler.set_stance("default"):
         table = compiled.compile_kernels(CPU, shared, [("sigmoid", torch.float32)])
     kernels = table["sigmoid", torch.float32]

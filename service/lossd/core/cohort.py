@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,14 +124,14 @@ class Cohort:
 
     def __init__(
         self,
-        members: Sequence[Member],
-        answers: Sequence[Answer],
+        answered: Sequence[tuple[Member, Answer]],
         passes: Passes,
         heads: Heads,
         gammas: Sequence[Tensor],
         sums: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
-        self._members = list(zip(members, answers, strict=True))
+        self._members = answered
+        members = [member for member, _ in answered]
         self._passes = passes
         self._losses = heads
         self._gammas = gammas
@@ -201,7 +201,9 @@ class Cohort:
             asked = {use.span.start: use for use in head.uses if use.member.job.gradient == "total"}
             if not asked:
                 continue
-            own = np.concatenate([np.arange(use.span.start, use.span.stop) for use in asked.values()])
+            own = np.concatenate(
+                [np.arange(use.span.start, use.span.stop) for use in asked.values()]
+            )
             coefficients.add(found, head.round, own, np.array(head.rows)[own])
             rounds = max(rounds, head.round + 1)
             for use in asked.values():

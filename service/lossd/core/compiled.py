@@ -167,8 +167,10 @@ def compile_kernels(
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     # Forked compile workers can deadlock in a process that has threads.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    library = _built(cache, in_place.SOURCE) if device.type == "cpu" else None
-    programs = _built(cache, program.SOURCE)
+    library = (
+        _built(cache, in_place.SOURCE, "in_place_unavailable") if device.type == "cpu" else None
+    )
+    programs = _built(cache, program.SOURCE, "programs_unavailable")
     runner = None if programs is None else program.Library(programs)
     table: KernelTable = {}
     for done, (family, dtype) in enumerate(kinds):
@@ -189,12 +191,12 @@ def compile_kernels(
     return table
 
 
-def _built(cache: Path, source: Path) -> Path | None:
+def _built(cache: Path, source: Path, event: str) -> Path | None:
     """A source in C++; None where the compiler does not take it, as torch's may be another."""
     try:
         return in_place.build(cache, source)
     except in_place.CompilerError as error:
-        log.warning(f"{source.stem}_unavailable", error=str(error))
+        log.warning(event, error=str(error))
         return None
 
 

@@ -96,17 +96,13 @@ def _evaluate_pixels(
             good.append(member)
         else:
             answers[member.first] = non_finite_error(member.job)
-    for cohort_members in _cohorts(good):
-        own = [answers[member.first] for member in cohort_members]
-        cohort = Cohort(
-            cohort_members,
-            [one for one in own if isinstance(one, Answer)],
-            passes,
-            workspace.heads,
-            gammas,
-            sums,
-        )
-        cohort.compute()
+    for cohort in _cohorts(good):
+        answered = [
+            (member, answer)
+            for member in cohort
+            if isinstance(answer := answers[member.first], Answer)
+        ]
+        Cohort(answered, passes, workspace.heads, gammas, sums).compute()
     for member in good:
         answer = answers[member.first]
         if isinstance(answer, Answer):

@@ -1,15 +1,15 @@
 """The losses on a cohort's sums, and their derivatives by the sums.
 
-Torch and its autograd compute them, in float64 on the CPU whatever the device. A loss that is asked
-for again and again with the same parameters is recorded, if it can be, and computed by its `program`
-from then on, to the same bits.
+Torch and its autograd compute them, in float64 on the CPU whatever the device. A loss that is
+asked for again and again with the same parameters is recorded, if it can be, and computed by its
+`program` from then on, to the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lossd.core import vocabulary as v
 from lossd.core.job import LossCall
-from lossd.core.program import Library, Program, UnrecordableError, record
+from lossd.core.program import Library, Program
+from lossd.core.recording import UnrecordableError, record
 from lossd.losses.declare import TileLoss, Values
 from lossd.losses.sums import PixelSums, Sums, Task, region_sums
 
@@ -27,6 +28,8 @@ Array = np.ndarray[Any, Any]
 _RECORDED_AFTER: Final = 8
 """Uses after which a loss is recorded, which takes some ten times as long as one of them."""
 _MAX_KNOWN: Final = 1024
+
+_LEAVES: Final = ("region", "pixel", "focused")
 
 _Found = Mapping[str, Tensor | None]
 
@@ -98,6 +101,15 @@ class Heads:
         self._known: dict[tuple[object, ...], int | Program] = {}
         """How often each loss was asked for, then its program; -1 if there can be none."""
 
+    def __len__(self) -> int:
+        """Of how many losses something is known."""
+        return len(self._known)
+
+    @property
+    def programs(self) -> int:
+        """How many losses have a program."""
+        return sum(isinstance(one, Program) for one in self._known.values())
+
     def evaluate(
         self,
         call: LossCall[TileLoss],
@@ -123,20 +135,14 @@ class Heads:
         known = None if library is None or is_aggregated else self._program(call, tables, number)
         if library is not None and known is not None:
             return _by_program(known, library, tables.of_round(number), rows, seeds)
-        compute = partial(_computed, call, tables.kind, is_aggregated=is_aggregated)
         given = [table[torch.from_numpy(rows)] for table in tables.of_round(number)]
         weights = torch.from_numpy(seeds) if seeds.any() else None
-        results = compute(*given, seeds=weights)
-        return Evaluated(
-            **{
-                name: None if result is None else result.numpy()
-                for name, result in results.items()
-            }
+        found = _computed(call, tables.kind, given, weights, is_aggregated=is_aggregated)
+        return _evaluated(
+            {name: None if one is None else one.numpy() for name, one in found.items()}, len(rows)
         )
 
-    def _program(
-        self, call: LossCall[TileLoss], tables: Tables, number: int
-    ) -> Program | None:
+    def _program(self, call: LossCall[TileLoss], tables: Tables, number: int) -> Program | None:
         """The program of a loss, if it has been asked for often enough and can have one."""
         key = (*call.key, tables.kind, tables.shape, number > 0)
         known = self._known.get(key, 0)
@@ -155,12 +161,22 @@ def _by_program(
 ) -> Evaluated:
     of_samples = np.zeros(len(tables[0]))
     of_samples[rows] = seeds
-    found = program.run(library, [*(table.numpy() for table in tables), of_samples], rows)
-    for name in ("fell_back", "empty"):
-        flags = found[name]
-        found[name] = None if flags is None else flags != 0
-    value = found.pop("value")
-    return Evaluated(value=np.zeros(len(rows)) if value is None else value, **found)
+    arrays = [*(table.numpy() for table in tables), of_samples]
+    return _evaluated(program.run(library, arrays, rows), len(rows))
+
+
+def _evaluated(found: Mapping[str, Array | None], rows: int) -> Evaluated:
+    value, flags = found["value"], [found["fell_back"], found["empty"]]
+    fell_back, empty = (None if one is None else one.astype(np.bool_) for one in flags)
+    return Evaluated(
+        region=found["region"],
+        pixel=found["pixel"],
+        focused=found["focused"],
+        value=np.zeros(rows) if value is None else value,
+        per_class=found["per_class"],
+        fell_back=fell_back,
+        empty=empty,
+    )
 
 
 def map_coefficients(
@@ -196,7 +212,7 @@ def _recorded(call: LossCall[TileLoss], tables: Tables, number: int) -> int | Pr
     seeds = torch.ones(1, dtype=torch.float64)
 
     def function(*given: Tensor) -> _Found:
-        return _computed(call, tables.kind, *given[:-1], seeds=given[-1], is_aggregated=False)
+        return _computed(call, tables.kind, given[:-1], given[-1], is_aggregated=False)
 
     try:
         return record(function, [*examples, seeds])
@@ -207,24 +223,21 @@ def _recorded(call: LossCall[TileLoss], tables: Tables, number: int) -> int | Pr
 def _computed(
     call: LossCall[TileLoss],
     kind: Kind,
-    pixels: Tensor,
-    region: Tensor,
-    pixel: Tensor,
-    focused: Tensor | None = None,
-    *,
+    tables: Sequence[Tensor],
     seeds: Tensor | None,
+    *,
     is_aggregated: bool,
 ) -> _Found:
-    """The results of `Evaluated`, by torch."""
-    leaves = {"region": region, "pixel": pixel, "focused": focused}
+    """The results of `Evaluated` by torch, from some samples' rows of `Tables.of_round`."""
+    pixels, *leaves = tables
     known = {
-        name: one.detach().requires_grad_() for name, one in leaves.items() if one is not None
+        name: leaf.detach().requires_grad_() for name, leaf in zip(_LEAVES, leaves, strict=False)
     }
     sums = _sums(kind, pixels, *known.values())
     if is_aggregated:
         sums = sums.aggregated()
     values: Values = call.loss.values(sums, call.options)
-    slopes: dict[str, Tensor | None] = dict.fromkeys(leaves)
+    slopes: dict[str, Tensor | None] = dict.fromkeys(_LEAVES)
     if seeds is not None:
         found = torch.autograd.grad(values.value, list(known.values()), seeds, allow_unused=True)
         slopes |= dict(zip(known, found, strict=True))

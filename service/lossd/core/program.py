@@ -1,32 +1,21 @@
-"""Functions of a sample's few numbers, recorded from torch once and run in C++: `program.cpp`.
+"""Short lists of operations on a sample's numbers, run in C++: `program.cpp`.
 
-A loss of sums is some dozens of torch operations on a dozen numbers each, and its derivative as many
-again. Every one of them costs a thousand times its arithmetic and lets go of Python's lock, which
-another thread of the service then has to be asked for. `record` runs such a function and autograd's
-backward once, on one sample, and notes what is done to which number; `Program.run` does the same to
-any number of samples in one call that holds no lock.
-
-A program's results are torch's to the last bit, so that it does not matter which of the two
-computed an answer. Only operations are noted that IEEE 754 leaves no choice in: arithmetic,
-comparisons, running sums, which torch adds one after the other too. Views, broadcasts and reversals
-say where a number lies, and nothing is left of them, nor of what no result depends on. A function
-that needs logarithms, adds up more than two numbers at once, looks at its numbers and goes another
-way, or does anything else that is not known here is refused; torch goes on computing it.
+A loss of sums is some dozens of torch operations on a dozen numbers each, and its derivative as
+many again. Each costs a thousand times its arithmetic and lets go of Python's lock, which another
+thread of the service then has to be asked for. A program does the same to any number of samples in
+one call that holds no lock. `recording` makes them.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
-from numpy.lib.stride_tricks import as_strided
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 SOURCE: Final = Path(__file__).with_suffix(".cpp")
 
@@ -57,254 +46,12 @@ OPERATIONS: Final = (
 )
 """Elementwise operations by torch's names, in the order of `program.cpp`."""
 
-_CODES: Final = {name: code for code, name in enumerate(OPERATIONS)}
-_SAME_AS: Final = {
-    "logical_and": "bitwise_and",
-    "logical_or": "bitwise_or",
-    "logical_not": "bitwise_not",
-    "sign": "sgn",
-    "clamp_min": "maximum",
-    "clamp_max": "minimum",
-}
-_MOVES: Final = frozenset(
-    {
-        "cat",
-        "clone",
-        "copy",
-        "expand_copy",
-        "flip",
-        "repeat",
-        "select_backward",
-        "slice_backward",
-        "stack",
-        "_to_copy",
-    }
-)
-"""What puts numbers elsewhere, and zeros between them."""
-_MAKES: Final = frozenset(
-    {
-        "empty_like",
-        "full_like",
-        "new_empty",
-        "new_full",
-        "new_ones",
-        "new_zeros",
-        "ones_like",
-        "zeros_like",
-    }
-)
-"""What takes from a tensor its shape alone."""
 
-INSTRUCTION: Final = np.dtype([(name, np.int32) for name in ("operation", "count", "to", "operands")])
+INSTRUCTION: Final = np.dtype(
+    [(name, np.int32) for name in ("operation", "count", "to", "operands")]
+)
 READ: Final = np.dtype([(name, np.int32) for name in ("to", "table", "column", "reserved")])
 _TABLE: Final = np.dtype([("first", np.uint64), ("width", np.int64)])
-
-_SQUARE: Final = 2
-_MAX_REGISTERS: Final = 1 << 16
-"""Beyond that torch is no slower."""
-
-Function = Callable[..., Mapping[str, Tensor | None]]
-
-
-class UnrecordableError(Exception):
-    """The function does something that a program cannot say."""
-
-
-@dataclass(frozen=True)
-class _Instruction:
-    operation: int
-    to: Array
-    operands: tuple[Array, ...]
-    """Registers, each as long as `to`."""
-
-
-class _Recorder(TorchDispatchMode):
-    """Notes what is done to the numbers of some tensors, by where they lie in memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.instructions: list[_Instruction] = []
-        self.constants: dict[bytes, int] = {}
-        self.values: list[float] = []
-        """What is in each register while it is recorded; NaN where that is of no interest."""
-        self._places: dict[int, Array] = {}
-        """Register of each element of a storage, by its address."""
-        self._kept: list[Tensor] = []
-        """What keeps an address from being given away again."""
-        self._zero = self.constant(0.0)
-
-    def constant(self, value: float) -> int:
-        """Register of a number that is always the same, told apart by its bits."""
-        bits = np.float64(value).tobytes()
-        if bits not in self.constants:
-            self.constants[bits] = self._registers(1)[0]
-            self.values[-1] = value
-        return self.constants[bits]
-
-    def follow(self, tensor: Tensor) -> Array:
-        """Gives a tensor's numbers registers of their own, in its shape."""
-        registers = self._registers(tensor.numel()).reshape(tensor.shape)
-        self._put(tensor, registers)
-        return registers
-
-    def registers_of(self, tensor: Tensor) -> Array:
-        """Where a tensor's numbers are, in its shape."""
-        if self._follows(tensor):
-            return self._view(tensor)
-        values = tensor.detach().to(torch.float64).numpy()
-        places = [self.constant(float(value)) for value in values.reshape(-1)]
-        return np.array(places, np.int32).reshape(values.shape)
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],  # noqa: ARG002 - torch's signature
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Does what is asked, and notes it if a followed number takes part."""
-        kwargs = kwargs or {}
-        if not any(self._follows(one) for one in _tensors((*args, *kwargs.values()))):
-            return func(*args, **kwargs)
-        name = func.overloadpacket.__name__
-        changes = func._schema.is_mutable  # noqa: SLF001 - the only way to ask
-        registers = None
-        if changes:
-            name = name.removesuffix("_")
-        if func.is_view or name in _MAKES:
-            return func(*args, **kwargs)
-        registers = self._noted(name, func, args, kwargs)
-        result = func(*args, **kwargs)
-        self._put(result, registers)
-        return result
-
-    def _noted(
-        self, name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Array:
-        if name in _MOVES:
-            return self._moved(name, func, args, kwargs)
-        if name in _REDUCTIONS:
-            return _REDUCTIONS[name](self, *args, **kwargs)
-        name = _SAME_AS.get(name, name)
-        if name == "pow" and args[1] == _SQUARE:
-            name, args = "mul", (args[0], args[0])  # as torch does it
-        if name in _CODES:
-            return self._elementwise(name, args, kwargs)
-        raise UnrecordableError(str(func))
-
-    def _elementwise(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Array:
-        given = [self._operand(one) for one in args]
-        if kwargs.get("alpha", 1) != 1:
-            factor = np.array(self.constant(float(kwargs["alpha"])), np.int32)
-            given[1] = self.do("mul", given[1], factor)
-        return self.do(name, *given)
-
-    def do(self, name: str, *operands: Array) -> Array:
-        """Notes an elementwise operation on registers; where the result is, broadcast."""
-        spread = np.broadcast_arrays(*operands)
-        to = self._registers(spread[0].size)
-        self.instructions.append(
-            _Instruction(_CODES[name], to, tuple(one.reshape(-1) for one in spread))
-        )
-        return to.reshape(spread[0].shape)
-
-    def _moved(
-        self, name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Array:
-        """The same done to the registers themselves; where it puts a zero, there is register 0."""
-        if name == "copy":
-            return np.broadcast_to(self.registers_of(args[1]), args[0].shape)
-        if name == "_to_copy":
-            return self.registers_of(args[0])
-
-        def places(one: Any) -> Any:
-            if isinstance(one, Tensor):
-                return torch.from_numpy(self.registers_of(one).astype(np.int64))
-            return [places(each) for each in one] if isinstance(one, list) else one
-
-        moved: Array = func(*map(places, args), **kwargs).numpy()
-        return moved
-
-    def _operand(self, one: Any) -> Array:
-        if isinstance(one, Tensor):
-            return self.registers_of(one)
-        return np.array(self.constant(float(one)), np.int32)
-
-    def _registers(self, count: int) -> Array:
-        first = len(self.values)
-        if first + count > _MAX_REGISTERS:
-            msg = f"more than {_MAX_REGISTERS} numbers"
-            raise UnrecordableError(msg)
-        self.values.extend([np.nan] * count)
-        return np.arange(first, first + count, dtype=np.int32)
-
-    def _follows(self, tensor: Tensor) -> bool:
-        return tensor.untyped_storage().data_ptr() in self._places
-
-    def _put(self, tensor: Tensor, registers: Array) -> None:
-        """Says where a tensor's numbers are from now on."""
-        if tensor.dtype not in (torch.float64, torch.bool):
-            msg = f"numbers of {tensor.dtype}"
-            raise UnrecordableError(msg)
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._places:
-            self._places[storage.data_ptr()] = self._places_of(tensor)
-            self._kept.append(tensor)
-        self._view(tensor)[...] = registers
-
-    def _places_of(self, tensor: Tensor) -> Array:
-        """Registers of a whole storage that is followed from now on: constants so far."""
-        storage = tensor.untyped_storage()
-        whole = torch.empty(0, dtype=tensor.dtype).set_(storage)  # type: ignore[call-overload]
-        return self.registers_of(whole).copy()
-
-    def _view(self, tensor: Tensor) -> Array:
-        places = self._places[tensor.untyped_storage().data_ptr()]
-        strides = [stride * places.itemsize for stride in tensor.stride()]
-        return as_strided(places[tensor.storage_offset() :], tuple(tensor.shape), strides)
-
-    # -- along an axis ---------------------------------------------------------------------------
-
-    def _sum(self, tensor: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Array:
-        return self._reduced("add", tensor, dim, keepdim=keepdim, most=2)
-
-    def _any(self, tensor: Tensor, dim: Any = None, keepdim: bool = False) -> Array:
-        return self._reduced("bitwise_or", tensor, dim, keepdim=keepdim)
-
-    def _all(self, tensor: Tensor, dim: Any = None, keepdim: bool = False) -> Array:
-        return self._reduced("bitwise_and", tensor, dim, keepdim=keepdim)
-
-    def _cumsum(self, tensor: Tensor, dim: int, **_: Any) -> Array:
-        values = np.moveaxis(self.registers_of(tensor), dim, 0)
-        found = [values[0]]
-        for value in values[1:]:
-            found.append(self.do("add", found[-1], value))
-        return np.moveaxis(np.stack(found), 0, dim)
-
-    def _reduced(
-        self, name: str, tensor: Tensor, dim: Any, *, keepdim: bool, most: int = _MAX_REGISTERS
-    ) -> Array:
-        """Of all elements along some axes."""
-        values = self.registers_of(tensor)
-        axes = [dim] if isinstance(dim, int) else (dim or list(range(values.ndim)))
-        axes = sorted(axis % values.ndim for axis in axes)
-        found = np.moveaxis(values, axes, range(len(axes)))
-        found = found.reshape(-1, *found.shape[len(axes) :])
-        if len(found) > most:
-            msg = f"{name} of {len(found)} numbers, whose order is torch's own affair"
-            raise UnrecordableError(msg)
-        total = found[0]
-        for value in found[1:]:
-            total = self.do(name, total, value)
-        return np.expand_dims(total, tuple(axes)) if keepdim else total
-
-
-_REDUCTIONS: Final[Mapping[str, Callable[..., Array]]] = {
-    "sum": _Recorder._sum,  # noqa: SLF001 - of this module
-    "any": _Recorder._any,  # noqa: SLF001
-    "all": _Recorder._all,  # noqa: SLF001
-    "cumsum": _Recorder._cumsum,  # noqa: SLF001
-}
 
 
 class Library:
@@ -319,45 +66,37 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         loaded = ctypes.CDLL(str(path))
-        if loaded.lossd_program_bytes() != sum(
-            one.itemsize for one in (INSTRUCTION, READ, _TABLE)
-        ):
+        if loaded.lossd_program_bytes() != sum(one.itemsize for one in (INSTRUCTION, READ, _TABLE)):
             msg = f"{path} was made of another {SOURCE.name}"
             raise RuntimeError(msg)
         self.run: Callable[..., None] = loaded.lossd_run
 
 
+@dataclass(frozen=True)
 class Program:
-    """What `record` made; used by one thread.
+    """What is done to a sample's numbers; used by one thread."""
 
-    Args:
-        instructions: what is done, in order.
-        operands: the registers it is done to.
-        reads: what is taken from the caller's tables.
-        registers: their values before, the constants.
-        results: registers of the results, `[N]`.
-        parts: which of the results have which name, and their shape; None of a name that is zero
-            or absent whatever the numbers.
-    """
+    instructions: Array
+    """`INSTRUCTION`, in order."""
+    operands: Array
+    """Registers that they are done to, int32."""
+    reads: Array
+    """`READ`: what is taken from the caller's tables."""
+    registers: Array
+    """Float64: the constants, and room for the rest."""
+    results: Array
+    """Registers of the results, int32."""
+    parts: Mapping[str, tuple[slice, tuple[int, ...]] | None]
+    """Which of the results have which name, and their shape; None of a name that is absent, or zero
+    whatever the numbers."""
 
-    def __init__(
-        self,
-        instructions: Array,
-        operands: Array,
-        reads: Array,
-        registers: Array,
-        results: Array,
-        parts: Mapping[str, tuple[slice, tuple[int, ...]] | None],
-    ) -> None:
-        self._results = results
-        self._parts = parts
-        self._registers = registers
-        self._kept = (instructions, operands, reads)
-        self._given = (
-            *_pointer_and_length(instructions),
-            ctypes.c_void_p(operands.ctypes.data),
-            *_pointer_and_length(reads),
-            *_pointer_and_length(results),
+    @cached_property
+    def _given(self) -> tuple[object, ...]:
+        return (
+            *_pointer_and_length(self.instructions),
+            ctypes.c_void_p(self.operands.ctypes.data),
+            *_pointer_and_length(self.reads),
+            *_pointer_and_length(self.results),
         )
 
     def run(
@@ -367,109 +106,26 @@ class Program:
 
         Args:
             library: what runs it.
-            tables: `[B, …]` float64, C-contiguous, in the order of the recorded arguments, of
-                their shapes behind the first axis.
+            tables: `[B, …]` float64, C-contiguous, as the program was recorded with.
             rows: which of the samples, `[R]` int64.
 
         Returns:
             The results by name, `[R, …]` float64.
         """
         given = np.array([(one.ctypes.data, one[0].size) for one in tables], _TABLE)
-        found = np.empty((len(rows), len(self._results)))
+        found = np.empty((len(rows), len(self.results)))
         library.run(
             *self._given,
             ctypes.c_void_p(given.ctypes.data),
             *_pointer_and_length(rows),
-            ctypes.c_void_p(self._registers.ctypes.data),
+            ctypes.c_void_p(self.registers.ctypes.data),
             ctypes.c_void_p(found.ctypes.data),
         )
         return {
             name: None if part is None else found[:, part[0]].reshape(len(rows), *part[1])
-            for name, part in self._parts.items()
+            for name, part in self.parts.items()
         }
-
-
-def record(function: Function, arguments: Sequence[Tensor]) -> Program:
-    """The program of a function of one sample.
-
-    Args:
-        function: of tensors like the arguments; rows independent. Its results are `[1, …]`, float64
-            or bool, or None. It may call autograd.
-        arguments: `[1, …]` float64 contiguous, of usual values: what the function does must not
-            depend on them.
-
-    Raises:
-        UnrecordableError: the function does something that a program cannot say.
-
-    Example:
-        >>> half = torch.full((1, 2), 0.5, dtype=torch.float64)
-        >>> program = record(lambda x: {"square": (x * x).sum(-1)}, [half])
-        >>> [part for part in program.parts]
-        ['square']
-    """
-    recorder = _Recorder()
-    inputs = [recorder.follow(argument) for argument in arguments]
-    with recorder:
-        results = function(*arguments)
-    places = {
-        name: None if result is None else recorder.registers_of(result)[0]
-        for name, result in results.items()
-    }
-    return _assembled(recorder, inputs, places)
-def _assembled(
-    recorder: _Recorder, inputs: Sequence[Array], places: Mapping[str, Array | None]
-) -> Program:
-    """The program without what nothing depends on; registers are numbered anew."""
-    zero = recorder.constant(0.0)
-    kept = {name: one for name, one in places.items() if one is not None and (one != zero).any()}
-    results = np.concatenate([one.reshape(-1) for one in kept.values()])
-    used = np.zeros(len(recorder.values), np.bool_)
-    used[results] = True
-    instructions = []
-    for one in reversed(recorder.instructions):
-        if used[one.to].any():
-            instructions.append(one)
-            used[one.to] = True
-            for operand in one.operands:
-                used[operand] = True
-    instructions.reverse()
-    number = (np.cumsum(used) - 1).astype(np.int32)
-    lists = [number[np.concatenate(one.operands)] for one in instructions]
-    begins = np.cumsum([0, *map(len, lists)])[:-1]
-    reads = [
-        (number[register], table, column, 0)
-        for table, registers in enumerate(inputs)
-        for column, register in enumerate(registers.reshape(-1))
-        if used[register]
-    ]
-    ends = np.cumsum([one.size for one in kept.values()])
-    spans = {
-        name: (slice(int(end) - one.size, int(end)), one.shape)
-        for (name, one), end in zip(kept.items(), ends, strict=True)
-    }
-    return Program(
-        np.array(
-            [
-                (one.operation, len(one.to), number[one.to[0]], begin)
-                for one, begin in zip(instructions, begins, strict=True)
-            ],
-            INSTRUCTION,
-        ),
-        np.concatenate([np.zeros(0, np.int32), *lists]),
-        np.array(reads, READ),
-        np.array(recorder.values)[used],
-        number[results],
-        {name: spans.get(name) for name in places},
-    )
 
 
 def _pointer_and_length(array: Array) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
     return ctypes.c_void_p(array.ctypes.data), ctypes.c_int64(len(array))
-
-
-def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)

@@ -516,7 +516,7 @@ def matthews(
     sums.note_empty(degenerate)
     root = torch.where(degenerate, 1.0, product).sqrt()
     coefficient = (positive * negative - extra * missed) / root
-    faultless = torch.where((extra == 0) & (missed == 0), 1.0, 0.0).to(product.dtype)
+    faultless = ((extra == 0) & (missed == 0)).to(product.dtype)
     return 1.0 - torch.where(degenerate, faultless, coefficient)
 
 
