@@ -44,6 +44,7 @@ class Core:
             if isinstance(outcome, LossdError):
                 raise outcome
             outcomes.append(outcome)
+        self.workspace.heads.record_next()  # as the engine does behind a batch
         return outcomes
 
     def wait(self) -> None:

@@ -13,13 +13,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
 from benchmarks import jobs
 from benchmarks.engine import Core
 from benchmarks.report import Report, Row, Section, environment
+from benchmarks.timing import in_turns
 from lossd.core import answer, cohort, compiled, in_place, passes, tiles
+from lossd.core.heads import RECORDED_AFTER
 from lossd.core.job import AnyJob
 from lossd_client.wire import GradientDtype
 
@@ -34,7 +38,6 @@ _PLACES: tuple[tuple[str, object, str], ...] = (
     ("add_tiles", passes.Passes, "_add_tiles"),
     ("heads", cohort.Cohort, "_heads"),
     ("heads", cohort.Cohort, "_evaluate"),
-    ("heads_backward", cohort.Cohort, "_differentiate"),
     ("unpack", passes.Passes, "_deliver"),
     ("unpack", answer.GradientWriter, "__init__"),
     ("unpack", answer.GradientWriter, "_finish"),
@@ -46,12 +49,16 @@ _STAGES = (
     "per_tile",
     "add_tiles",
     "heads",
-    "heads_backward",
     "pass_2",
     "unpack",
     "outcome",
 )
 _RUNS, _QUICK_RUNS = 15, 3
+
+_SMALL: jobs.Shape = (1, 4, 64, 64)
+_FEW = ("cross_entropy", "dice")
+_REQUESTS, _QUICK_REQUESTS = (1, 2, 4, 8, 16), (1, 4)
+_SECONDS, _QUICK_SECONDS = 3.0, 0.1
 
 
 class Stopwatch:
@@ -98,11 +105,10 @@ class Stopwatch:
             return run
 
         return {
-            key: compiled.Kernels(
-                self.measured("pass_1", until_done(kernels.statistics)),
-                self.measured("pass_2", until_done(kernels.gradient)),
-                kernels.value_map,
-                kernels.in_place,
+            key: replace(
+                kernels,
+                statistics=self.measured("pass_1", until_done(kernels.statistics)),
+                gradient=self.measured("pass_2", until_done(kernels.gradient)),
             )
             for key, kernels in table.items()
         }
@@ -113,14 +119,18 @@ def run(core: Core, *, quick: bool) -> Report:
     shapes = jobs.QUICK_SHAPES if quick else jobs.SHAPES
     runs = _QUICK_RUNS if quick else _RUNS
     rows = [_row(core, shape, dtype, runs) for dtype in jobs.DTYPES for shape in shapes]
+    few = [_heads_row(core, count, quick=quick) for count in _counts(core, quick=quick)]
     return Report(
         name="stages",
-        sections=[Section("microseconds of each stage of one evaluate()", rows)],
+        sections=[
+            Section("microseconds of each stage of one evaluate()", rows),
+            Section("a batch of small requests, heads by torch and by their programs", few),
+        ],
         notes=[
             f"losses: {', '.join(jobs.available_of_ten())}; total gradient",
             "medians over runs of each stage by itself, so a row need not add up to its total",
             "per_tile: coefficients and exponents copied out per tile",
-            "heads: losses on [B, C] sums; other: Python between the stages",
+            "heads: losses on [B, C] sums and their derivatives; other: Python between the stages",
         ],
         environment=environment(core.device, core.mode),
     )
@@ -136,6 +146,45 @@ def _row(core: Core, shape: jobs.Shape, dtype: GradientDtype, runs: int) -> Row:
         row[stage + "_us"] = statistics.median(one[stage] for one in measured) * 1e6
     row["total_ns_per_logit"] = float(row["total_us"]) * 1e3 / math.prod(shape)
     return row
+
+
+def _counts(core: Core, *, quick: bool) -> tuple[int, ...]:
+    """Requests in the batches that are compared; none where nothing runs programs."""
+    if not any(kernels.programs for kernels in core.table.values()):
+        return ()
+    return _QUICK_REQUESTS if quick else _REQUESTS
+
+
+def _heads_row(core: Core, requests: int, *, quick: bool) -> Row:
+    batch = [
+        jobs.job(
+            [jobs.random_inputs(_SMALL, seed=number, dtype="float16")],
+            _FEW,
+            gradient="total",
+            gradient_dtype="float16",
+        )
+        for number in range(requests)
+    ]
+    by_torch = {key: replace(kernels, programs=None) for key, kernels in core.table.items()}
+    for _ in range(RECORDED_AFTER + len(_FEW)):
+        core.evaluate(*batch)
+    timings = in_turns(
+        {
+            "torch": partial(core.evaluate_with, by_torch, batch),
+            "programs": partial(core.evaluate_with, core.table, batch),
+        },
+        budget_s=_QUICK_SECONDS if quick else _SECONDS,
+        max_rounds=2000,
+        wait=core.wait,
+    )
+    return {
+        "requests": requests,
+        "shape": "x".join(map(str, _SMALL)),
+        "losses": ", ".join(_FEW),
+        "by_torch_us": timings.median_s("torch") * 1e6,
+        "by_programs_us": timings.median_s("programs") * 1e6,
+        "torch_over_programs": timings.ratio("torch", "programs"),
+    }
 
 
 def stage_seconds(core: Core, job: AnyJob) -> dict[str, float]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple
 from pathlib import Path
+from types import MappingProxyType
+from typing import NoReturn
 
 import numpy as np
 import pytest
 import torch
+from structlog.testing import capture_logs
 from torch import Tensor
 
 from lossd.core import compiled, in_place, program
 from lossd.core import vocabulary as v
-from lossd.core.heads import Array, Heads, Kind, Tables
+from lossd.core.heads import RECORDED_AFTER, Array, Evaluated, Heads, Kind, Tables
 from lossd.core.job import LossCall
 from lossd.core.program import Library
 from lossd.core.recording import Function, UnrecordableError, record
@@ -100,60 +103,84 @@ def same_bits(one: Array | None, other: Array | None) -> bool:
     return np.array_equal(one, other, equal_nan=True)
 
 
+def evaluate(
+    heads: Heads,
+    call: LossCall[TileLoss],
+    given: Tables,
+    library: Library | None,
+    weighted: Mapping[int, float] = MappingProxyType({0: 1.0}),
+) -> Evaluated:
+    return heads.evaluate(
+        call,
+        given,
+        np.array(list(weighted)),
+        np.array(list(weighted.values())),
+        number=int(call.loss.focusing is not None),
+        is_aggregated=False,
+        library=library,
+    )
+
+
+def after_many_uses(call: LossCall[TileLoss], given: Tables, library: Library) -> Heads:
+    heads = Heads()
+    for _ in range(RECORDED_AFTER):
+        heads.record_next()
+        evaluate(heads, call, given, library)
+    assert heads.programs == 0
+    heads.record_next()
+    return heads
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.task}-{kind.by_channel}")
 @pytest.mark.parametrize("name", TILE_LOSSES)
 def test_a_recorded_loss_has_the_bits_of_torch(
     name: str, kind: Kind, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lossd.core.heads._RECORDED_AFTER", 1)
+    monkeypatch.setattr("lossd.core.heads.RECORDED_AFTER", 1)
     channels = 1 if kind.task == "binary" else 4
-    recorded = 0
+    one, six = tables(kind, 1, channels, seed=1), tables(kind, 6, channels, seed=2)
+    weighted = {4: 1.0, 0: 0.0, 1: 0.3, 5: -2.0, 2: 1.7}
     for call in calls(name, kind, channels):
         heads = Heads()
-        number = int(call.loss.focusing is not None)
-        others = tables(kind, 6, channels, seed=2)
-        rows = np.array([4, 0, 1, 5, 2])
-        seeds = np.array([1.0, 0.0, 0.3, -2.0, 1.7])
-        found, expected = (
-            astuple(
-                each.evaluate(
-                    call,
-                    others,
-                    rows,
-                    seeds,
-                    number=number,
-                    is_aggregated=False,
-                    library=runner,
-                )
-            )
-            for each, runner in ((heads, library), (Heads(), None))
-        )
-        recorded += heads.programs
-        for one, other in zip(found, expected, strict=True):
-            assert same_bits(one, other), call.options
-    if name in RECORDED and kind.task in TILE_LOSSES[name].tasks:
-        assert recorded, "none of its variants is recorded"
+        evaluate(heads, call, one, library)
+        heads.record_next()
+        found = astuple(evaluate(heads, call, six, library, weighted))
+        expected = astuple(evaluate(Heads(), call, six, None, weighted))
+        for ours, theirs in zip(found, expected, strict=True):
+            assert same_bits(ours, theirs), call.options
 
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
 def test_common_losses_are_recorded(name: str, library: Library) -> None:
     for kind in KINDS:
-        heads = Heads()
         channels = 1 if kind.task == "binary" else 4
         for call in list(calls(name, kind, channels))[:1]:
             given = tables(kind, 1, channels, seed=3)
-            for use in range(8):
-                assert heads.programs == 0, use
-                heads.evaluate(
-                    call,
-                    given,
-                    np.array([0]),
-                    np.ones(1),
-                    number=int(call.loss.focusing is not None),
-                    is_aggregated=False,
-                    library=library,
-                )
-            assert heads.programs == 1, kind
+            assert after_many_uses(call, given, library).programs == 1, kind
+
+
+def test_a_loss_of_logarithms_stays_with_torch(library: Library) -> None:
+    (call, *_) = calls("log_dice", KINDS[0], 4)
+    given = tables(KINDS[0], 1, 4, seed=3)
+    heads = after_many_uses(call, given, library)
+    assert heads.programs == 0
+    assert evaluate(heads, call, given, library).value[0] > 0.0
+
+
+def test_a_recording_that_fails_is_told_and_harms_nobody(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> NoReturn:
+        raise KeyError("missing")
+
+    monkeypatch.setattr("lossd.core.heads.record", failing)
+    (call, *_) = calls("dice", KINDS[0], 4)
+    given = tables(KINDS[0], 1, 4, seed=3)
+    with capture_logs() as logs:
+        heads = after_many_uses(call, given, library)
+    assert [(entry["event"], entry["loss"]) for entry in logs] == [("recording_failed", "dice")]
+    assert heads.programs == 0
+    assert evaluate(heads, call, given, library).value[0] > 0.0
 
 
 def run(function: Function, *arguments: Tensor, library: Library) -> dict[str, Tensor]:
@@ -253,19 +280,13 @@ def test_what_is_known_of_losses_is_bounded(
     heads, given = Heads(), tables(KINDS[0], 1, 3, seed=5)
     loss = TILE_LOSSES["dice"]
     for smooth in range(20):
-        call = LossCall(
-            "dice", loss, loss.parameters.model_validate({"smooth_nr": float(smooth)}), 1.0
-        )
-        heads.evaluate(
-            call,
-            given,
-            np.array([0]),
-            np.ones(1),
-            number=0,
-            is_aggregated=False,
-            library=library,
-        )
+        options = loss.parameters.model_validate({"smooth_nr": float(smooth)})
+        for _ in range(RECORDED_AFTER):
+            evaluate(heads, LossCall("dice", loss, options, 1.0), given, library)
     assert len(heads) == 3
+    for _ in range(20):
+        heads.record_next()
+    assert heads.programs == 3
 
 
 def test_a_library_of_another_source_is_refused(tmp_path: Path) -> None:

@@ -160,7 +160,9 @@ class Engine:
         self.find: Find = find
         """What looks at images for annotation QA, in any thread."""
         self._workspace = Workspace(self.device, settings.chunk_logits)
-        self._second_workspace = Workspace(self.device, settings.chunk_logits)
+        self._second_workspace = Workspace(
+            self.device, settings.chunk_logits, self._workspace.heads
+        )
         """Of batches that overtake another; empty until there is one."""
 
     def start(self) -> None:
@@ -344,6 +346,7 @@ class Engine:
         log.debug("batch", ms=run.computed_ms, **facts, **_origins(tickets))
         if self._failures > failures:
             self._run_canary()
+        self._workspace.heads.record_next()
 
     def _let_overtake(self, run: _Run, tickets: Sequence[EngineTicket]) -> None:
         """Computes what should not wait for the rest of a batch, in the middle of it."""

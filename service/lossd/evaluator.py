@@ -369,7 +369,8 @@ class Evaluator:
                 (outcome,) = evaluation.evaluate(
                     [job], self._table, self._workspace, deadline.check
                 )
-            ended_s = time.monotonic()
+                ended_s = time.monotonic()
+                self._workspace.heads.record_next()
         finally:
             self._lock.release()
         if isinstance(outcome, NonFiniteLogitsError) and isinstance(job, Job):

@@ -7,12 +7,13 @@ asked for again and again with the same parameters is recorded, if it can be, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
@@ -25,9 +26,11 @@ from lossd.losses.sums import PixelSums, Sums, Task, region_sums
 
 Array = np.ndarray[Any, Any]
 
-_RECORDED_AFTER: Final = 8
-"""Uses after which a loss is recorded, which takes some ten times as long as one of them."""
+RECORDED_AFTER: Final = 8
+"""Uses after which a loss is recorded, which takes as long as some ten of them."""
 _MAX_KNOWN: Final = 1024
+
+log = structlog.get_logger(__name__)
 
 _LEAVES: Final = ("region", "pixel", "focused")
 
@@ -98,8 +101,9 @@ class Heads:
     """Computes losses of sums; used by one thread."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], int | Program] = {}
-        """How often each loss was asked for, then its program; -1 if there can be none."""
+        self._known: dict[tuple[object, ...], int | Program | None] = {}
+        """How often each loss was asked for, then its program; None if there can be none."""
+        self._due: dict[tuple[object, ...], Callable[[], Program | None]] = {}
 
     def __len__(self) -> int:
         """Of how many losses something is known."""
@@ -142,18 +146,32 @@ class Heads:
             {name: None if one is None else one.numpy() for name, one in found.items()}, len(rows)
         )
 
+    def record_next(self) -> None:
+        """Records one of the losses that have been asked for often enough, if there is any.
+
+        To be called when nobody waits: it takes longer than a small batch.
+        """
+        if self._due:
+            key = next(iter(self._due))
+            recorded = self._due.pop(key)()
+            if key in self._known:
+                self._known[key] = recorded
+
     def _program(self, call: LossCall[TileLoss], tables: Tables, number: int) -> Program | None:
-        """The program of a loss, if it has been asked for often enough and can have one."""
+        """The program of a loss, if it has one."""
         key = (*call.key, tables.kind, tables.shape, number > 0)
         known = self._known.get(key, 0)
-        if isinstance(known, int) and known >= 0:
-            known += 1
-            if known == _RECORDED_AFTER:
-                known = _recorded(call, tables, number)
-            self._known[key] = known
-            if len(self._known) > _MAX_KNOWN:
-                del self._known[next(iter(self._known))]
-        return None if isinstance(known, int) else known
+        if not isinstance(known, int):
+            return known
+        self._known[key] = known + 1
+        if known + 1 == RECORDED_AFTER:
+            shapes = [tuple(table.shape[1:]) for table in tables.of_round(number)]
+            self._due[key] = partial(_recorded, call, tables.kind, shapes)
+        if len(self._known) > _MAX_KNOWN:
+            oldest = next(iter(self._known))
+            del self._known[oldest]
+            self._due.pop(oldest, None)
+        return None
 
 
 def _by_program(
@@ -204,20 +222,22 @@ def map_coefficients(
     return Slopes(None, slopes[0], slopes[1] if len(slopes) > 1 else None)
 
 
-def _recorded(call: LossCall[TileLoss], tables: Tables, number: int) -> int | Program:
-    """The program of a loss, -1 if there is none."""
-    examples = [
-        torch.ones(1, *table.shape[1:], dtype=torch.float64) for table in tables.of_round(number)
-    ]
-    seeds = torch.ones(1, dtype=torch.float64)
+def _recorded(
+    call: LossCall[TileLoss], kind: Kind, shapes: Sequence[tuple[int, ...]]
+) -> Program | None:
+    """The program of a loss of sums of some shapes, if there can be one."""
+    examples = [torch.ones(1, *shape, dtype=torch.float64) for shape in [*shapes, ()]]
 
     def function(*given: Tensor) -> _Found:
-        return _computed(call, tables.kind, given[:-1], given[-1], is_aggregated=False)
+        return _computed(call, kind, given[:-1], given[-1], is_aggregated=False)
 
     try:
-        return record(function, [*examples, seeds])
+        return record(function, examples)
     except UnrecordableError:
-        return -1
+        return None
+    except Exception as error:
+        log.exception("recording_failed", loss=call.loss.name, error=str(error))
+        return None
 
 
 def _computed(

@@ -64,12 +64,18 @@ class Packed:
 
 
 class Workspace:
-    """Memory for one chunk, made once and used for every batch by the engine's one thread."""
+    """Memory for one chunk, made once and used for every batch by the engine's one thread.
 
-    def __init__(self, device: torch.device, chunk_logits: int) -> None:
+    Args:
+        device: that computes.
+        chunk_logits: how many logits a chunk holds.
+        heads: computes losses of sums; those of another workspace of the same thread, or its own.
+    """
+
+    def __init__(self, device: torch.device, chunk_logits: int, heads: Heads | None = None) -> None:
         self.device = device
         self.distances = DistanceMaps()
-        self.heads = Heads()
+        self.heads = Heads() if heads is None else heads
         self.chunk_logits = max(chunk_logits, _MIN_TILES * TILE_PIXELS)
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
         self._ones: dict[torch.dtype, Tensor] = {}

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -222,22 +221,26 @@ class _Recorder(TorchDispatchMode):
         if tensor.dtype not in (torch.float64, torch.bool):
             msg = f"numbers of {tensor.dtype}"
             raise UnrecordableError(msg)
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._places:
-            self._places[storage.data_ptr()] = self._places_of(tensor)
+        address = tensor.untyped_storage().data_ptr()
+        if address not in self._places:
+            self._places[address] = self._places_of(tensor)
             self._kept.append(tensor)
         self._view(tensor)[...] = registers
 
     def _places_of(self, tensor: Tensor) -> Array:
         """Registers of a whole storage that is followed from now on: constants so far."""
         storage = tensor.untyped_storage()
+        if tensor.numel() * tensor.element_size() == storage.nbytes():
+            return np.empty(tensor.numel(), np.int32)  # all of it is written to
         whole = torch.empty(0, dtype=tensor.dtype).set_(storage)
-        return self.registers_of(whole).copy()
+        return self.registers_of(whole)
 
     def _view(self, tensor: Tensor) -> Array:
         places = self._places[tensor.untyped_storage().data_ptr()]
-        strides = [stride * places.itemsize for stride in tensor.stride()]
-        return as_strided(places[tensor.storage_offset() :], tuple(tensor.shape), strides)
+        size = places.itemsize
+        strides = [stride * size for stride in tensor.stride()]
+        offset = tensor.storage_offset() * size
+        return np.ndarray(tuple(tensor.shape), places.dtype, places, offset, strides)
 
     # -- along an axis ---------------------------------------------------------------------------
 
