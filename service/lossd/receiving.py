@@ -151,7 +151,8 @@ async def _receive(
         msg = f"{arrival.arrived_bytes} bytes of the body arrived in {settings.body_timeout_s:g} s"
         raise BodyTimeoutError(msg) from error
     finally:
-        metrics.RECEIVED_BYTES.labels(request.state.caller.name).inc(arrival.arrived_bytes)
+        key = request.state.caller.name
+        metrics.series(metrics.RECEIVED_BYTES, key).inc(arrival.arrived_bytes)
     return body
 
 
