@@ -25,6 +25,7 @@ NAMES = [
     "never_seen",
     "memory",
     "where_time_goes",
+    "event_loop",
     "cuda",
 ]
 

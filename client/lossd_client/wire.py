@@ -76,6 +76,7 @@ _COMPACT = json.JSONEncoder(separators=(",", ":"))
 _HEADER_LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 16 << 20
 _KEPT_HEADER_BYTES = 4096
+_KEPT_NAMES_CHARACTERS = 1024
 _ALIGNMENT_BYTES = 64
 _MAX_AXES = 8
 _SHOWN_CHARACTERS = 80  # how much of what was sent an error repeats
@@ -261,21 +262,18 @@ def encode_safetensors(
     Returns:
         The header, then one view per tensor in the given order.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    views: list[memoryview] = []
-    offset = 0
-    for name, array in tensors.items():
-        view = view_bytes(array)
-        header[name] = {
-            "dtype": SAFETENSORS_CODES[dtype_name(array)],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + view.nbytes],
-        }
-        offset += view.nbytes
-        views.append(view)
-    text = _COMPACT.encode(header).encode()
+    facts = tuple(
+        [
+            (name, SAFETENSORS_CODES[dtype_name(array)], array.shape)
+            for name, array in tensors.items()
+        ]
+    )
+    # Tensors of the same names and shapes leave again and again.
+    is_short = sum([len(name) for name in tensors]) <= _KEPT_NAMES_CHARACTERS
+    entries = _kept_entries(facts) if is_short else _entries(facts)
+    text = f'{{"__metadata__":{_COMPACT.encode(dict(metadata))}{entries}}}'.encode()
     text += b" " * (-(len(text) + _HEADER_LENGTH.size) % _ALIGNMENT_BYTES)
-    return [_HEADER_LENGTH.pack(len(text)) + text, *views]
+    return [_HEADER_LENGTH.pack(len(text)) + text, *map(view_bytes, tensors.values())]
 
 
 def decode_safetensors(
@@ -409,6 +407,21 @@ def _header_text(view: memoryview) -> bytes:
         msg = f"the safetensors header claims {length} bytes, more than there are or are allowed"
         raise MalformedBodyError(msg)
     return bytes(view[_HEADER_LENGTH.size : _HEADER_LENGTH.size + length])
+
+
+def _entries(facts: tuple[tuple[str, str, tuple[int, ...]], ...]) -> str:
+    """What a header says of tensors of these names, dtypes and shapes, behind its metadata."""
+    offset = 0
+    texts: list[str] = []
+    for name, code, shape in facts:
+        end = offset + math.prod(shape) * _DTYPE_OF_CODE[code].itemsize
+        entry = {"dtype": code, "shape": list(shape), "data_offsets": [offset, end]}
+        texts.append(f",{_COMPACT.encode(name)}:{_COMPACT.encode(entry)}")
+        offset = end
+    return "".join(texts)
+
+
+_kept_entries = lru_cache(maxsize=512)(_entries)
 
 
 def _parsed_header(text: bytes) -> _Header:

@@ -111,9 +111,10 @@ class _Account:
         route = template or "unknown"
         code: str = state.get("code", "ok" if self.status else _UNANSWERED)
         samples: int = state.get("samples", 0)
-        metrics.REQUESTS.labels(route, str(self.status), code, state["caller"].name).inc()
-        metrics.REQUEST_SECONDS.labels(route).observe(seconds)
-        metrics.SENT_BYTES.labels(state["caller"].name).inc(self._sent_bytes)
+        key: str = state["caller"].name
+        metrics.series(metrics.REQUESTS, route, str(self.status), code, key).inc()
+        metrics.series(metrics.REQUEST_SECONDS, route).observe(seconds)
+        metrics.series(metrics.SENT_BYTES, key).inc(self._sent_bytes)
         metrics.REQUESTS_IN_PROGRESS.dec()
         note = log.debug if self._probe else log.info
         note(
@@ -122,7 +123,7 @@ class _Account:
             path=scope["path"],
             status=self.status,
             code=code,
-            key=state["caller"].name,
+            key=key,
             ms=round(seconds * 1e3, 2),
             samples=samples,
             bytes_out=self._sent_bytes,

@@ -94,6 +94,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         # FastAPI's own pages of calls load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # `spans` writes the only ones, and FastAPI would look for a tracer with every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     quotas = Quotas(settings.default_allowance())
     shortcuts: dict[tuple[str, str], APIRoute] = {}

@@ -8,7 +8,8 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final, Protocol
 
 import anyio.to_thread
@@ -49,39 +50,60 @@ class Arrivals:
         self._lock = threading.Lock()
         self._usual_s = 1.0
 
-    @contextlib.contextmanager
-    def room(self, name: str) -> Iterator[Callable[[int], None]]:
+    def room(self, name: str) -> _Room:
         """A function that reserves so many more bytes for that caller until the context ends.
 
         The function may be called from any thread; it raises `QueueFullError` if there is no room.
         """
-        taken = 0
-        started_s = time.monotonic()
+        return _Room(self, name)
 
-        def take(nbytes: int) -> None:
-            nonlocal taken
-            with self._lock:
-                self._check(name, taken, nbytes)
-                self._held[name] += nbytes
-                taken += nbytes
+    def take(self, room: _Room, nbytes: int) -> None:
+        """Reserves bytes for one body.
 
-        try:
-            yield take
-        finally:
-            with self._lock:
-                self._held[name] -= taken
-                self._held += Counter()  # forgets those who hold nothing
-                self._usual_s += (time.monotonic() - started_s - self._usual_s) / 16
+        Raises:
+            QueueFullError: there is no room.
+        """
+        with self._lock:
+            self._check(room.name, room.taken_bytes, nbytes)
+            self._held[room.name] += nbytes
+            room.taken_bytes += nbytes
+
+    def give_back(self, room: _Room) -> None:
+        """Frees what was reserved for one body."""
+        seconds = time.monotonic() - room.started_s
+        with self._lock:
+            self._held[room.name] -= room.taken_bytes
+            if not self._held[room.name]:
+                del self._held[room.name]  # forgets those who hold nothing
+            self._usual_s += (seconds - self._usual_s) / 16
 
     def _check(self, name: str, taken: int, nbytes: int) -> None:
         others = self._held[name] - taken  # the caller's other bodies
-        left = self._limit_bytes - self._held.total() - nbytes
+        held_bytes = self._held.total()
+        left = self._limit_bytes - held_bytes - nbytes
         if left < 0 or (others and self._held[name] + nbytes > left):
             msg = (
-                f"{self._held.total()} of {self._limit_bytes} bytes of bodies are arriving, "
+                f"{held_bytes} of {self._limit_bytes} bytes of bodies are arriving, "
                 f"{self._held[name]} of them yours; {nbytes} more do not fit"
             )
             raise QueueFullError(msg, retry_after_s=self._usual_s)
+
+
+class _Room:
+    """Room for one body."""
+
+    def __init__(self, arrivals: Arrivals, name: str) -> None:
+        self._arrivals = arrivals
+        self.name = name
+        """Of the caller."""
+        self.taken_bytes = 0
+        self.started_s = time.monotonic()
+
+    def __enter__(self) -> Callable[[int], None]:
+        return partial(self._arrivals.take, self)
+
+    def __exit__(self, *_: object) -> None:
+        self._arrivals.give_back(self)
 
 
 def body_kind(request: Request) -> tuple[str, str]:
@@ -135,23 +157,32 @@ async def _receive(
     announced = _announced(request, limit_bytes)
     take(announced or 0)
     arrival: Arrival = request.scope.get("extensions", {}).get(ARRIVAL) or Arrival()
-    body: Body = bytearray()
-    # What is there need not be waited for, and so needs no limit to the waiting.
-    limit_s = None if arrival.is_whole else settings.body_timeout_s
+    take_more = take if announced is None else None
     try:
-        async with asyncio.timeout(limit_s):
-            async for chunk in request.stream():
-                if announced is None:
-                    take(len(chunk))
-                body = _joined(body, chunk)
-                arrival.arrived_bytes = max(arrival.arrived_bytes, len(body))
-                if len(body) > limit_bytes:
-                    raise _too_large(limit_bytes)
+        if arrival.is_whole:  # and need not be waited for
+            return await _gathered(request, arrival, limit_bytes, take_more)
+        async with asyncio.timeout(settings.body_timeout_s):
+            return await _gathered(request, arrival, limit_bytes, take_more)
     except TimeoutError as error:
         msg = f"{arrival.arrived_bytes} bytes of the body arrived in {settings.body_timeout_s:g} s"
         raise BodyTimeoutError(msg) from error
     finally:
-        metrics.RECEIVED_BYTES.labels(request.state.caller.name).inc(arrival.arrived_bytes)
+        key = request.state.caller.name
+        metrics.series(metrics.RECEIVED_BYTES, key).inc(arrival.arrived_bytes)
+
+
+async def _gathered(
+    request: Request, arrival: Arrival, limit_bytes: int, take: Callable[[int], None] | None
+) -> Body:
+    """What comes, up to its end; `take` reserves what was not announced."""
+    body: Body = bytearray()
+    async for chunk in request.stream():
+        if take is not None:
+            take(len(chunk))
+        body = _joined(body, chunk)
+        arrival.arrived_bytes = max(arrival.arrived_bytes, len(body))
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
     return body
 
 

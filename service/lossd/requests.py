@@ -164,7 +164,7 @@ async def _answer(
     nbytes = 0 if encoding == "safetensors" else sum(one.nbytes for one in tensors.values())
     parts = await offload(request.state.caller, nbytes, write)
     stages.end()
-    metrics.SAMPLES.labels(request.state.caller.name).inc(job.samples)
+    metrics.series(metrics.SAMPLES, request.state.caller.name).inc(job.samples)
     return Written(parts, media_type(encoding), stages, job.samples)
 
 

@@ -122,6 +122,17 @@ class Job:
     preset: dict[str, Any] | None = None
     """What the answer says of a preset."""
 
+    def of(self, parts: tuple[Part, ...], warnings: tuple[str, ...]) -> Job:
+        """The same job for parts of the same shapes and dtypes.
+
+        What follows from shapes holds for it too and is not reckoned again.
+        """
+        other = object.__new__(Job)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.update(parts=parts, warnings=warnings)
+        other.__dict__.pop("nbytes", None)
+        return other
+
     @property
     def differentiable(self) -> str:
         """Input that the gradient is taken of."""

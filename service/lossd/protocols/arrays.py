@@ -59,7 +59,7 @@ def native(array: Array, loc: Loc) -> Array:
     """
     if array.dtype.kind not in "biuf" and array.dtype != NUMPY_DTYPES["bfloat16"]:
         refuse(loc, f"dtype {array.dtype.name} is not a number")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def is_integer(array: Array) -> bool:
@@ -97,11 +97,12 @@ def to_torch(array: Array) -> torch.Tensor:
     """
     if not (array.flags.c_contiguous and array.flags.aligned):
         array = array.copy()
-    array = array.view()
-    try:
-        array.flags.writeable = True
-    except ValueError:  # its memory is that of an object that never changes
-        array = array.copy()
+    if not array.flags.writeable:
+        array = array.view()
+        try:
+            array.flags.writeable = True
+        except ValueError:  # its memory is that of an object that never changes
+            array = array.copy()
     if array.dtype == NUMPY_DTYPES["bfloat16"]:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

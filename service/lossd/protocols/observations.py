@@ -17,17 +17,20 @@ _SUM_TOLERANCE = 1e-3
 _VOID = 255
 
 
-def logits_that_look_like_probabilities(logits: Array, valid: Array, task: str) -> Iterator[str]:
+def logits_that_look_like_probabilities(
+    logits: Array, valid: Array | None, task: str
+) -> Iterator[str]:
     """Warns of logits `[B, C, *S]` that are in [0, 1] and, for multiclass, sum to 1.
 
     Args:
         logits: as sent.
-        valid: `[B, P]` bool, pixels that count.
+        valid: `[B, P]` bool, pixels that count; None where all do.
         task: of the request.
     """
     flat = logits.reshape(*logits.shape[:2], -1)
-    if bool(valid[0, 0]) and bool((flat[0, :, 0] < 0).any()):  # nearly always so
-        return
+    if (valid is None or bool(valid[0, 0])) and bool((flat[0, :, 0] < 0).any()):
+        return  # nearly always so
+    valid = np.ones((len(flat), flat.shape[2]), np.bool_) if valid is None else valid
     peek = slice(0, _PEEK_PIXELS)
     if not _like_probabilities(flat[:, :, peek], valid[:, peek], task):
         return

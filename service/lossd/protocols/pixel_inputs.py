@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +16,11 @@ from lossd.core.compiled import RICH_FAMILIES, Family
 from lossd.core.job import Job, LossCall, Part
 from lossd.losses import Loss, Task
 from lossd.losses.declare import SampleLoss, TileLoss
-from lossd.losses.kinds import PIXEL_INPUTS
 from lossd.protocols.arrays import (
-    FLOATS,
     Loc,
     RequestLimits,
     agreed,
     as_floats,
-    check_names,
     first_index,
     is_integer,
     native,
@@ -37,19 +35,20 @@ from lossd.protocols.observations import (
     probabilities_off_one,
     undeclared_void,
 )
+from lossd.protocols.pixel_shapes import check_object
 from lossd.protocols.targets import (
     Channels,
     Labels,
     distribution_sums_to_one,
+    marked_labels,
+    plain_labels,
     read_channels,
-    read_labels,
     read_mask,
     read_weight_map,
 )
-from lossd_client.wire import NUMPY_DTYPES, Array, EvaluateRequest, GradientDtype, dtype_name
+from lossd.repeated import Remembered
+from lossd_client.wire import Array, EvaluateRequest, GradientDtype, dtype_name
 
-_SPATIAL_AXES = (1, 2, 3)
-_FLOAT_DTYPES = tuple(NUMPY_DTYPES[name] for name in FLOATS)
 _PROBABILITY_SLACK = 1e-3
 """How far outside [0, 1] a probability may lie by rounding."""
 
@@ -77,6 +76,19 @@ class _Object:
         return self.target.ndim == self.scores.ndim - 1
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What follows from a request and the shapes and dtypes of its inputs, values unseen."""
+
+    job: Job
+    """Of no parts."""
+    sees_whole: bool
+    """A loss looks at whole samples, also behind the mask."""
+
+
+_PLANS = Remembered[_Plan]()
+
+
 def build_pixel_job(
     request: EvaluateRequest, losses: Sequence[Loss], inputs: Inputs, limits: RequestLimits
 ) -> Job:
@@ -87,11 +99,42 @@ def build_pixel_job(
         InvalidParameterError: a parameter of a loss is out of range.
         LabelOutOfRangeError: a label that counts is not a class.
     """
+    shapes = (limits, *[_shapes(entry) for entry in inputs])
+    plan = _PLANS.get(request, shapes)
     several = len(inputs) > 1
-    objects = [
-        _read_object(entry, ("inputs", index) if several else ("inputs",), limits)
-        for index, entry in enumerate(inputs)
-    ]
+    objects: list[_Object] = []
+    for index, entry in enumerate(inputs):
+        loc: Loc = ("inputs", index) if several else ("inputs",)
+        if plan is None:
+            check_object(entry, loc, limits)
+        objects.append(_object(entry, loc))
+    if plan is not None:
+        return _filled(plan, request, objects)
+    plan = _plan(request, losses, objects, limits)
+    job = _filled(plan, request, objects)
+    # Without a task in the request it may have been told by the values of a target's channels.
+    if request.task is not None or all(entry.has_labels for entry in objects):
+        _PLANS.keep(request, shapes, _Plan(_reckoned(job, plan.job.warnings), plan.sees_whole))
+    return job
+
+
+def _shapes(entry: Mapping[str, Array]) -> tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]:
+    return tuple([(name, array.dtype, array.shape) for name, array in entry.items()])
+
+
+def _reckoned(job: Job, warnings: tuple[str, ...]) -> Job:
+    """The job without its parts, but with all that follows from their shapes."""
+    for name in ("channels", "samples", "tiles", "workload"):
+        getattr(job, name)
+    return job.of((), warnings)
+
+
+def _plan(
+    request: EvaluateRequest,
+    losses: Sequence[Loss],
+    objects: Sequence[_Object],
+    limits: RequestLimits,
+) -> _Plan:
     activated = agreed({entry.activated for entry in objects}, "logits or probabilities")
     what = "probabilities" if activated else "logits"
     channels = agreed({entry.scores.shape[1] for entry in objects}, f"channels of {what}")
@@ -105,16 +148,9 @@ def build_pixel_job(
     _check_spacing(request, objects)
     double = dtype == "float64"
     default_dtype: GradientDtype = "float64" if double else "float32"
-    sees_whole = any(isinstance(call.loss, SampleLoss) for call in calls.rows)
-    parts = tuple(_part(entry, request, task, sees_whole=sees_whole) for entry in objects)
     family = _family(calls.rows, objects, task, labelled=labelled, activated=activated)
-    noticed = [
-        warning
-        for entry, part in zip(objects, parts, strict=True)
-        for warning in _observed(entry, part, request, task)
-    ]
-    return Job(
-        parts=parts,
+    job = Job(
+        parts=(),
         task=task,
         family=family,
         dtype=torch.float64 if double or activated or family in RICH_FAMILIES else torch.float32,
@@ -128,9 +164,22 @@ def build_pixel_job(
         aggregate=calls.aggregate,
         activated=activated,
         spacing=tuple(request.spacing or ()),
-        warnings=(*calls.warnings, *dict.fromkeys(noticed)),
+        warnings=calls.warnings,
         preset=calls.preset,
     )
+    return _Plan(job, any(isinstance(call.loss, SampleLoss) for call in calls.rows))
+
+
+def _filled(plan: _Plan, request: EvaluateRequest, objects: Sequence[_Object]) -> Job:
+    """The job of a plan with what the request brought, its values checked."""
+    task = plan.job.task
+    parts: list[Part] = []
+    noticed: list[str] = []
+    for entry in objects:
+        target, valid = _target(entry, request, task, entry.mask)
+        parts.append(_part(entry, request, plan, target, valid))
+        noticed += _observed(entry, target, valid, request, task)
+    return plan.job.of(tuple(parts), (*plan.job.warnings, *dict.fromkeys(noticed)))
 
 
 def _family(
@@ -155,55 +204,18 @@ def _family(
     return "softmax_labels" if labelled else "softmax_distribution"
 
 
-def _read_object(entry: Mapping[str, Array], loc: Loc, limits: RequestLimits) -> _Object:
-    check_names(entry, PIXEL_INPUTS, loc)
-    activated = "probabilities" in entry
-    what = "probabilities" if activated else "logits"
-    if activated and "logits" in entry:
-        refuse((*loc, "probabilities"), "stands in place of logits; give one of them")
-    for name in (what, "target"):
-        if name not in entry:
-            refuse((*loc, name), f"{name} is missing")
+def _object(entry: Mapping[str, Array], loc: Loc) -> _Object:
+    """An input object whose names, shapes and dtypes are in order."""
     arrays = {name: native(array, (*loc, name)) for name, array in entry.items()}
-    scores, target = arrays[what], arrays["target"]
-    _check_scores(scores, (*loc, what), limits)
-    labels = (len(scores), *scores.shape[2:])
-    if target.shape not in (labels, scores.shape):
-        refuse((*loc, "target"), _misfit(what, scores, target, labels))
-    for name in ("mask", "weight_map"):
-        if name in arrays and arrays[name].shape != labels:
-            refuse(
-                (*loc, name),
-                f"shape {list(arrays[name].shape)}, expected {list(labels)} (no channel axis)",
-            )
-    mask = read_mask(arrays.get("mask"), (*loc, "mask"))
-    return _Object(loc, scores, activated, target, mask, arrays.get("weight_map"))
-
-
-def _misfit(what: str, scores: Array, target: Array, labels: tuple[int, ...]) -> str:
-    message = (
-        f"shape {list(target.shape)} fits {what} {list(scores.shape)} neither as labels "
-        f"{list(labels)} nor as channels {list(scores.shape)}"
+    activated = "probabilities" in arrays
+    return _Object(
+        loc,
+        arrays["probabilities" if activated else "logits"],
+        activated,
+        arrays["target"],
+        read_mask(arrays.get("mask"), (*loc, "mask")),
+        arrays.get("weight_map"),
     )
-    if target.shape in (scores.shape[:-1], (len(scores), *scores.shape[2:], scores.shape[1])):
-        message += "; is a class axis last? It is the second one, [B, C, *S]"
-    return message
-
-
-def _check_scores(scores: Array, loc: Loc, limits: RequestLimits) -> None:
-    what = loc[-1]
-    if scores.ndim - 2 not in _SPATIAL_AXES:
-        refuse(
-            loc,
-            f"shape {list(scores.shape)}: {what} are [B, C, *S] with 1, 2 or 3 spatial axes",
-        )
-    if scores.dtype not in _FLOAT_DTYPES:
-        hint = "these are labels, " if is_integer(scores) else ""
-        refuse(loc, f"dtype {scores.dtype.name}: {hint}{what} are {', '.join(FLOATS)}")
-    if 0 in scores.shape:
-        refuse(loc, f"shape {list(scores.shape)} holds nothing; every size is at least 1")
-    if scores.shape[1] > limits.classes:
-        refuse(loc, f"{scores.shape[1]} channels, at most {limits.classes} are taken")
 
 
 def _check_spacing(request: EvaluateRequest, objects: Sequence[_Object]) -> None:
@@ -248,41 +260,37 @@ def _inferred_task(objects: Sequence[_Object], channels: int, *, labelled: bool)
     return refuse(("task",), "; ".join([message + "multiclass", *dict.fromkeys(hints)]))
 
 
-def _part(entry: _Object, request: EvaluateRequest, task: Task, *, sees_whole: bool) -> Part:
+def _part(
+    entry: _Object, request: EvaluateRequest, plan: _Plan, target: Array, valid: Array | None
+) -> Part:
     batch, channels = entry.scores.shape[:2]
     pixels = math.prod(entry.spatial)
-    target = _target(entry, request, task, entry.mask)
-    valid = _first_channel(target) >= 0
     weight_map = read_weight_map(entry.weight_map, entry.mask, (*entry.loc, "weight_map"))
     scores = entry.scores.reshape(batch, channels, pixels)
     if entry.activated:
         scores = _sigmoid_logits(scores, valid, (*entry.loc, "probabilities"))
         target = _one_hot(target, channels)
     whole = None
-    if sees_whole and entry.mask is not None:
-        whole = to_torch(_target_behind_mask(entry, request, task))
+    if plan.sees_whole and entry.mask is not None:
+        whole = to_torch(_target_behind_mask(entry, request, plan.job.task))
+    counts = (pixels,) * batch if valid is None else tuple(np.count_nonzero(valid, 1).tolist())
     return Part(
         logits=to_torch(scores),
         target=to_torch(target),
         weight_map=None if weight_map is None else to_torch(weight_map.reshape(batch, pixels)),
-        shape=tuple(entry.scores.shape),
-        valid_pixels=tuple(int(np.count_nonzero(sample)) for sample in valid),
+        shape=entry.scores.shape,
+        valid_pixels=counts,
         whole_target=whole,
     )
 
 
-def _first_channel(target: Array) -> Array:
-    """`[B, P]` of a target `[B, P]` or `[B, C, P]`."""
-    return target if target.ndim == 2 else target[:, 0]  # noqa: PLR2004 - [B, P]
-
-
-def _sigmoid_logits(probabilities: Array, valid: Array, loc: Loc) -> Array:
+def _sigmoid_logits(probabilities: Array, valid: Array | None, loc: Loc) -> Array:
     """Logits in float64 of probabilities `[B, C, P]`, kept off 0 and 1.
 
     A removed pixel keeps its probability, since windows look at it, or gets 0.5 if it has none.
     """
     values = probabilities.astype(np.float64)
-    counts = np.broadcast_to(valid[:, None], values.shape)
+    counts = np.True_ if valid is None else np.broadcast_to(valid[:, None], values.shape)
     inside = (values >= -_PROBABILITY_SLACK) & (values <= 1 + _PROBABILITY_SLACK)
     wrong = ~inside & counts
     if bool(wrong.any()):
@@ -303,8 +311,14 @@ def _one_hot(target: Array, channels: int) -> Array:
     return np.where(target[:, None] < 0, np.int8(-1), one_hot)
 
 
-def _target(entry: _Object, request: EvaluateRequest, task: Task, mask: Array | None) -> Array:
-    """The target in the core's layout: `[B, P]` labels, or `[B, C, P]`."""
+def _target(
+    entry: _Object, request: EvaluateRequest, task: Task, mask: Array | None
+) -> tuple[Array, Array | None]:
+    """The target in the core's layout, and which pixels count.
+
+    Returns:
+        labels `[B, P]`, or `[B, C, P]`; `[B, P]` bool, None where all pixels count.
+    """
     batch, channels = entry.scores.shape[:2]
     target, loc = entry.target, (*entry.loc, "target")
     if task == "multiclass" and entry.has_labels:
@@ -314,15 +328,26 @@ def _target(entry: _Object, request: EvaluateRequest, task: Task, mask: Array | 
                 f"dtype {target.dtype.name}: labels [B, *S] are integers; soft targets have the "
                 "shape of the logits",
             )
-        classes = Labels(channels, request.ignore_index, task)
-        return read_labels(target, classes, mask, loc).reshape(batch, -1)
+        return _labels(target, Labels(channels, request.ignore_index, task), mask, loc)
     if channels == 1 and is_integer(target):
         off_or_on = Labels(2, request.ignore_index, task)
-        labels = target.reshape(batch, *entry.spatial)
-        return read_labels(labels, off_or_on, mask, loc).reshape(batch, 1, -1)
+        labels, valid = _labels(target.reshape(batch, *entry.spatial), off_or_on, mask, loc)
+        return labels[:, None], valid
     kind = Channels(must_sum_to_one=task == "multiclass")
     values = read_channels(target.reshape(entry.scores.shape), kind, mask, loc)
-    return values.reshape(batch, channels, -1)
+    values = values.reshape(batch, channels, -1)
+    return values, values[:, 0] >= 0
+
+
+def _labels(
+    target: Array, kind: Labels, mask: Array | None, loc: Loc
+) -> tuple[Array, Array | None]:
+    """Labels `[B, P]`, and which count."""
+    plain = plain_labels(target, kind) if mask is None else None
+    if plain is not None:
+        return plain.reshape(len(plain), -1), None
+    marked = marked_labels(target, kind, mask, loc).reshape(len(target), -1)
+    return marked, marked >= 0
 
 
 def _target_behind_mask(entry: _Object, request: EvaluateRequest, task: Task) -> Array:
@@ -337,7 +362,7 @@ def _target_behind_mask(entry: _Object, request: EvaluateRequest, task: Task) ->
             good = ((values >= 0) & (values <= 1)).all(1)
             if task == "multiclass":
                 good &= np.abs(as_floats(values).sum(1) - 1.0) <= _PROBABILITY_SLACK
-    whole = _target(entry, request, task, good)
+    whole, _ = _target(entry, request, task, good)
     return _one_hot(whole, channels) if entry.activated else whole
 
 
@@ -346,8 +371,9 @@ def _binary_labels(objects: Sequence[_Object]) -> bool:
     return all(entry.scores.shape[1] == 1 and is_integer(entry.target) for entry in objects)
 
 
-def _observed(entry: _Object, part: Part, request: EvaluateRequest, task: Task) -> Iterator[str]:
-    valid = _first_channel(part.target.numpy()) >= 0
+def _observed(
+    entry: _Object, target: Array, valid: Array | None, request: EvaluateRequest, task: Task
+) -> Iterator[str]:
     if entry.activated:
         if task == "multiclass":
             yield from probabilities_off_one(entry.scores, entry.mask)
@@ -355,5 +381,5 @@ def _observed(entry: _Object, part: Part, request: EvaluateRequest, task: Task) 
         yield from logits_that_look_like_probabilities(entry.scores, valid, task)
     if not entry.has_labels:
         yield from classes_on_the_last_axis(entry.target, entry.mask)
-    elif part.target.ndim == 2:  # noqa: PLR2004 - [B, P]
-        yield from undeclared_void(part.target.numpy(), entry.scores.shape[1], request.ignore_index)
+    elif target.ndim == 2 and not entry.activated:  # noqa: PLR2004 - [B, P]
+        yield from undeclared_void(target, entry.scores.shape[1], request.ignore_index)

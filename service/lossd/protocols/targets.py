@@ -82,8 +82,30 @@ def read_labels(target: Array, kind: Labels, mask: Array | None, loc: Loc) -> Ar
         LabelOutOfRangeError: a label of a pixel that counts is neither a class nor the
             `ignore_index`.
     """
-    if mask is None and _is_plain(target, kind):
-        return target.view(np.int8)
+    plain = plain_labels(target, kind) if mask is None else None
+    return marked_labels(target, kind, mask, loc) if plain is None else plain
+
+
+def plain_labels(target: Array, kind: Labels) -> Array | None:
+    """A target that holds nothing but classes, in bytes that the core takes as they are; or None.
+
+    Every pixel of it counts.
+    """
+    if target.dtype.itemsize > 1 or kind.classes > np.iinfo(np.int8).max or not target.size:
+        return None
+    if kind.ignore_index is not None and 0 <= kind.ignore_index < kind.classes:
+        return None
+    if int(target.max()) >= kind.classes or (target.dtype.kind == "i" and int(target.min()) < 0):
+        return None
+    return target.view(np.int8)
+
+
+def marked_labels(target: Array, kind: Labels, mask: Array | None, loc: Loc) -> Array:
+    """Labels as `read_labels` gives them, always in memory of their own.
+
+    Raises:
+        LabelOutOfRangeError: as there.
+    """
     small = np.dtype(np.int8 if kind.classes <= np.iinfo(np.int8).max else np.int16)
     if kind.classes > np.iinfo(np.int16).max:
         small = np.dtype(np.int32)
@@ -135,15 +157,6 @@ def distribution_sums_to_one(target: Array, mask: Array | None) -> bool:
         totals = as_floats(target).sum(1)
         near = np.abs(totals - 1.0) <= _SUM_TOLERANCE
     return bool(near.all() if mask is None else (near | ~mask).all())
-
-
-def _is_plain(target: Array, kind: Labels) -> bool:
-    """Whether a target holds nothing but classes, in bytes that the core takes as they are."""
-    if target.dtype.itemsize > 1 or kind.classes > np.iinfo(np.int8).max or not target.size:
-        return False
-    if kind.ignore_index is not None and 0 <= kind.ignore_index < kind.classes:
-        return False
-    return int(target.max()) < kind.classes and int(target.min()) >= 0
 
 
 def _table(dtype: np.dtype[Any], kind: Labels, small: np.dtype[Any]) -> Array:
