@@ -162,7 +162,7 @@ def choose_kind(source: PredictionSource, requested: RequestedKind = "auto") -> 
     if requested != "auto":
         return KindChoice(requested, "as requested")
     readable = _readable(source)
-    seen = [_guess(entry, values) for entry, values in islice(readable, _LOOKED_AT)]
+    seen = [_guess(*each) for each in islice(readable, _LOOKED_AT)]
     if len({choice.kind for choice in seen}) > 1:
         told = "; ".join(choice.reason for choice in seen)
         raise DataError(source.path, f"differ: {told}. Say --prediction-kind")
@@ -182,12 +182,7 @@ def check_values(values: Values, kind: Kind, class_count: int, file: str) -> Non
         DataError: labels that are no classes, probabilities outside [0, 1], scores that are no
             floats, or values that are not finite.
     """
-    if values.size == 0:
-        raise DataError(file, f"has the shape {list(values.shape)}, without a value", kind="size")
-    low, high = _range(values)
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = int((~np.isfinite(values)).sum())
-        raise DataError(file, f"{count} values are not finite", kind="labels")
+    low, high = _finite_range(values, file)
     if kind == "labels":
         _check_labels(values, class_count, file)
     elif not np.issubdtype(values.dtype, np.floating):
@@ -258,8 +253,13 @@ def _array_entry(array: ArrayFile, name: str) -> PredictionEntry:
     )
 
 
-def _readable(source: PredictionSource) -> Iterator[tuple[PredictionEntry, Values]]:
+def _readable(
+    source: PredictionSource,
+) -> Iterator[tuple[PredictionEntry, Values, tuple[float, float]]]:
     """Predictions that can be read and hold what floats should; the others do not tell a kind.
+
+    Yields:
+        Entry, values, and the smallest and largest of them; 0 and 0 of integers.
 
     Raises:
         DataError: there is none; the message is that of the first.
@@ -269,21 +269,23 @@ def _readable(source: PredictionSource) -> Iterator[tuple[PredictionEntry, Value
     for entry in source.entries:
         try:
             values = entry.read()
+            between = (0.0, 0.0)
             if entry.holds == "floats":
-                check_values(values, "logits", 0, entry.file)
+                low, high = _finite_range(values, entry.file)
+                between = float(low), float(high)
         except DataError as error:
             first = first or error
             continue
         found = True
-        yield entry, values
+        yield entry, values, between
     if not found:
         raise first or DataError(source.path, "has no prediction that can be read")
 
 
-def _guess(entry: PredictionEntry, values: Values) -> KindChoice:
+def _guess(entry: PredictionEntry, values: Values, between: tuple[float, float]) -> KindChoice:
     if entry.holds == "integers":
         return KindChoice("labels", f"{entry.file} holds integers")
-    low, high = map(float, _range(values))
+    low, high = between
     if low < 0 or high > 1:
         return _outside_unit(values, low, high, entry.file)
     if len(entry.shape) == _AXES_2D or entry.shape[0] == 1:
@@ -298,11 +300,39 @@ def _guess(entry: PredictionEntry, values: Values) -> KindChoice:
     )
 
 
-def _range(values: Values) -> tuple[Any, Any]:
-    """Smallest and largest value; NaN if there is one."""
-    # numpy compares half precision one value at a time, twenty times as slowly.
-    wide = values.astype(np.float32) if values.dtype == np.float16 else values
-    return wide.min(), wide.max()
+def _finite_range(values: Values, file: str) -> tuple[Any, Any]:
+    """Smallest and largest value.
+
+    Raises:
+        DataError: there is no value, or one that is not finite.
+    """
+    if values.size == 0:
+        raise DataError(file, f"has the shape {list(values.shape)}, without a value", kind="size")
+    half = values.dtype == np.float16
+    low, high = _half_range(values) if half else (values.min(), values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = int((~np.isfinite(values)).sum())
+        raise DataError(file, f"{count} values are not finite", kind="labels")
+    return low, high
+
+
+_HALF_SIGN = 0x8000
+
+
+def _half_range(values: Values) -> tuple[np.float16, np.float16]:
+    """Smallest and largest value of half precision; at least one is NaN if any value is.
+
+    numpy compares half precision one value at a time. As integers, those without a sign rise with
+    their values, and those with a sign rise as their values fall.
+    """
+    bits = values.view(np.uint16)
+    low, high = bits.max(), bits.min()
+    if low < _HALF_SIGN:
+        low, high = high, low
+    elif high < _HALF_SIGN:
+        high = bits.view(np.int16).max().view(np.uint16)
+    zero = np.float16(0)  # added to what may be a zero with a sign
+    return low.view(np.float16) + zero, high.view(np.float16) + zero
 
 
 def _outside_unit(values: Values, low: float, high: float, file: str) -> KindChoice:
