@@ -314,18 +314,18 @@ def test_photos_are_turned_and_deep_greys_are_stretched(tmp_path: Path) -> None:
 
 def test_judged_records_are_lines_of_json(tmp_path: Path) -> None:
     scores = ImageScores(height=1, width=1, pixels=1, scores=SCORES, suspicion=0.1 + 0.2)
-    said = {**scores.model_dump(), "regions": [{"area": 3}], "points": None}
+    head_line = scores.model_dump_json().encode()
     state = State(tmp_path)
-    state.keep_judged(KEY, said)
+    state.keep_judged(KEY, head_line, b'[{"area":3}]')
     head, found = state.judged(KEY), state.judged_regions(KEY)
     assert head is not None
     assert (head.scores, head.pixels) == (SCORES, 1)
     assert found == JudgedRegions([{"area": 3}], [])
     content = Journal(tmp_path / "judged").read(KEY)
     assert content is not None
-    first, second = content.splitlines()
-    assert json.loads(first)["suspicion"] == 0.1 + 0.2
-    assert json.loads(second) == [[{"area": 3}], []]
+    assert content.splitlines() == [head_line, b'[{"area":3}]']
+    state.keep_judged(KEY, head_line, b"null")
+    assert state.judged_regions(KEY) == JudgedRegions((), ())
 
 
 def keys_of(count: int) -> list[str]:
