@@ -41,8 +41,9 @@ from lossd_client.qa_wire import (
 )
 from lossd_client.wire import Array
 
-_GROUP_BYTES = 8 << 20
-_GROUP_IMAGES = 64
+
+_GROUP_BYTES = 16 << 20
+_GROUP_IMAGES = 32
 _EVIDENCE_BYTES = len(EVIDENCE)
 """Bytes of a pixel's evidence."""
 _RENEWALS = 3
