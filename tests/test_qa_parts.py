@@ -320,7 +320,7 @@ def test_judged_records_are_lines_of_json(tmp_path: Path) -> None:
     head, found = state.judged(KEY), state.judged_regions(KEY)
     assert head is not None
     assert (head.scores, head.pixels) == (SCORES, 1)
-    assert found == JudgedRegions([{"area": 3}], [])
+    assert found == JudgedRegions([{"area": 3}], ())
     content = Journal(tmp_path / "judged").read(KEY)
     assert content is not None
     assert content.splitlines() == [head_line, b'[{"area":3}]']
