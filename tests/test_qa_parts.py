@@ -1,6 +1,5 @@
 """What a run is made of, without a service: records, workers, progress, tables, pictures."""
 
-import json
 import threading
 import time
 from collections.abc import Callable

@@ -288,6 +288,17 @@ def test_headers_that_numpy_does_not_write_are_refused_as_it_refuses_them(
         ArrayFile(path).header()
 
 
+def test_an_array_that_becomes_shorter_while_it_is_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros(1 << 20, np.float32))
+    pieces = ArrayFile(path).blocks()
+    assert next(pieces).size == 1 << 18
+    with path.open("r+b") as file:
+        file.truncate(3 << 20)
+    with pytest.raises(DataError, match="cannot be read as an array"):
+        list(pieces)
+
+
 HALVES = st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=40)
 
 

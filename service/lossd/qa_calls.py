@@ -112,9 +112,7 @@ class _Scores:
         """Its answer."""
         request, stages, caller = self.request, self.stages, self.request.state.caller
         kind, content_type = body_kind(request)
-        encoding = scores_encoding(
-            request.headers.get("accept", ""), answer_form(request, kind)[0]
-        )
+        encoding = scores_encoding(request.headers.get("accept", ""), answer_form(request, kind)[0])
         self.engine.check_room(caller, nbytes=request.state.work.announced_bytes)
         stages.begin("receive")
         async with received_body(request, self.settings) as body:

@@ -118,13 +118,11 @@ class ArrayFile:
             return
         with self._opened() as (file, _):
             _header(file)
-            left_bytes = math.prod(shape) * dtype.itemsize
-            while left_bytes:
-                content = file.read(min(left_bytes, _BLOCK_BYTES // dtype.itemsize * dtype.itemsize))
-                if not content or len(content) % dtype.itemsize:
-                    raise EOFError("it became shorter while it was read")
-                yield np.frombuffer(content, dtype)
-                left_bytes -= len(content)
+            most = _BLOCK_BYTES // dtype.itemsize
+            for left in range(math.prod(shape), 0, -most):
+                content = file.read(min(left, most) * dtype.itemsize)
+                # Of a file that became shorter numpy says so where it reads fewer bytes than that.
+                yield np.frombuffer(content, dtype, min(left, most))
 
     def mapped(self) -> npt.NDArray[np.generic]:
         """The array, to be sent and not to be looked at: its values stay in the file.

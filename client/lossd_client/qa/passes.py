@@ -41,7 +41,6 @@ from lossd_client.qa_wire import (
 )
 from lossd_client.wire import Array
 
-
 _GROUP_BYTES = 16 << 20
 _GROUP_IMAGES = 32
 _EVIDENCE_BYTES = len(EVIDENCE)

@@ -314,9 +314,7 @@ def _outside_unit(entry: PredictionEntry, low: float, high: float) -> KindChoice
     return KindChoice("logits", f"{entry.file} lies in [{low:.3g}, {high:.3g}]")
 
 
-def _finite_range(
-    shape: tuple[int, ...], pieces: Iterable[Values], file: str
-) -> tuple[Any, Any]:
+def _finite_range(shape: tuple[int, ...], pieces: Iterable[Values], file: str) -> tuple[Any, Any]:
     """Smallest and largest value of an array of that shape.
 
     Raises:

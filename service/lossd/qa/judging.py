@@ -25,6 +25,7 @@ Document = dict[str, Any]
 
 _LOT_PIXELS = 1 << 20
 
+
 @dataclass(frozen=True)
 class Backdrop:
     """What is known of the data set that images are judged in."""
