@@ -454,6 +454,12 @@ struct Line {
   }
 };
 
+bool all_eight(const uint8_t* pixels) {
+  uint64_t eight;
+  std::memcpy(&eight, pixels, sizeof eight);
+  return eight == 0x0101010101010101;
+}
+
 Straight straight(const Image& image, const Components& all, const std::vector<int32_t>& members) {
   constexpr int64_t EDGE = REACH + 2;
   int64_t left = image.width, right = 0;
@@ -478,6 +484,10 @@ Straight straight(const Image& image, const Components& all, const std::vector<i
     far.judge(run.row, run.end, found);
     const uint8_t* row = &bitmap.pixels[(run.row - bitmap.top) * bitmap.pitch - bitmap.left];
     for (int64_t x = run.start; x < run.end; x++) {
+      while (x + 8 <= run.end && all_eight(row + x - bitmap.pitch) &&
+             all_eight(row + x + bitmap.pitch))
+        x += 8;
+      if (x == run.end) break;
       if (!row[x - bitmap.pitch]) upper.judge(x, run.row, found);
       if (!row[x + bitmap.pitch]) lower.judge(x, run.row + 1, found);
     }
