@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from lossd_client._client import Client
+from lossd_client._protocol import Reply
+from lossd_client.errors import ServiceError
 from lossd_client.qa import ClassList, DataError, LabelRules, Problem, compact, region_of
 from lossd_client.qa.colours import class_colour
 from lossd_client.qa.files import whole, write_problems
@@ -23,9 +26,18 @@ from lossd_client.qa.passes import Context
 from lossd_client.qa.pictures import read_photo
 from lossd_client.qa.progress import Progress, stage
 from lossd_client.qa.ranking import ClassTotals
+from lossd_client.qa.service import JudgedText, QaService
 from lossd_client.qa.state import JudgedRegions, Observed, State
 from lossd_client.qa.workers import in_order
-from lossd_client.qa_wire import ClassScores, ImageScores, ObservedScores, SubScores, Swap
+from lossd_client.qa_wire import (
+    LINES,
+    ClassScores,
+    ImageScores,
+    ObservedScores,
+    ScoreRequest,
+    SubScores,
+    Swap,
+)
 
 SCORES = ObservedScores(worst_loss=3.0, boundary_loss=None, mean_loss=0.125, l4_loss=1.0)
 HISTOGRAM = np.arange(512, dtype=np.int32).reshape(2, 256)
@@ -405,3 +417,22 @@ def test_a_journal_is_shared_by_threads(tmp_path: Path) -> None:
 
     list(in_order(keys_of(200), work, workers=8))
     assert sorted(Journal(tmp_path).keys()) == keys_of(200)
+
+
+def answering(content_type: str, body: bytes) -> QaService:
+    class Answering:
+        def _exchange_kept(self, _: object) -> tuple[None, Reply]:
+            return None, Reply(200, {"content-type": content_type}, body)
+
+    return QaService(cast(Client, Answering()))
+
+
+def test_lines_of_an_answer_are_kept_as_they_came() -> None:
+    parts = {"target": np.zeros((1, 1), np.uint8)}
+    body = b'{"warnings":[]}\n{"pixels":1}\n[]\n{"pixels":2}\nnull'
+    found = answering(LINES, body).judged(ScoreRequest(), [parts, parts])
+    assert found == [JudgedText(b'{"pixels":1}', b"[]"), JudgedText(b'{"pixels":2}', b"null")]
+    with pytest.raises(ServiceError, match="2 of 1 images"):
+        answering(LINES, body).judged(ScoreRequest(), [parts])
+    with pytest.raises(ServiceError, match="older than its client"):
+        answering("application/json", b"{}").judged(ScoreRequest(), [parts])
