@@ -96,7 +96,7 @@ def _image(place: int, count: int, size: tuple[int, int]) -> RankedImage:
     )
     prediction = PredictionEntry(
         *(name, name, size, "floats", 2),
-        *(lambda: np.zeros(size), lambda: "", lambda: np.zeros(size)),
+        *(lambda: np.zeros(size), lambda: "", lambda: np.zeros(size), lambda: iter(())),
     )
     # More clean images than suspicious ones, as in a real data set.
     suspicion = 9.0 * (1 - place / count) ** 3 - 2 * place / count

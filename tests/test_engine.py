@@ -251,6 +251,17 @@ def test_a_wrong_canary_fails_the_engine(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not engine.is_ready()
 
 
+def test_what_is_to_be_done_when_all_is_loaded_is_done_before_the_engine_is_ready() -> None:
+    engine = Engine(Settings(kernels="eager", threads=2))
+    states: list[str] = []
+    engine.on_prepared = lambda: states.append(engine.state)
+    engine.start()
+    wait_until(engine.is_ready)
+    engine.drain()
+    assert engine.join()
+    assert states == ["starting"]
+
+
 def test_after_a_device_error_the_engine_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as engine:
         gate = Gate(monkeypatch)

@@ -17,6 +17,7 @@ from lossd_client.qa_wire import (
     EVIDENCE,
     HEAT,
     HISTOGRAM,
+    LINES,
     OBSERVED_SCORES,
     SUB_SCORES,
     ContextDocument,
@@ -269,6 +270,29 @@ def test_every_encoding_says_the_same(app_client: Caller) -> None:
         assert own[0].keys() == arrays[0].keys()
         for key, array in own[0].items():
             np.testing.assert_array_equal(array, arrays[0][key], strict=True)
+
+
+@pytest.mark.parametrize("detail", ["full", "scores"])
+def test_lines_say_what_one_document_says(app_client: Caller, detail: str) -> None:
+    said, arrays = sealed(app_client, "lines")
+    inputs = [
+        {"prediction": tensor(logits), "target": target.tolist()} for logits, target in IMAGES
+    ]
+    names = ['a "quoted" class', "a \\ slash", "ü", "d"]
+    document = {"context": "lines", "detail": detail, "class_names": names, "inputs": inputs}
+    expected = app_client.post("/v1/qa/score", json=document).json()
+    answer = app_client.post("/v1/qa/score", json=document, headers={"Accept": LINES})
+    assert answer.headers["content-type"] == LINES
+    first, *lines = [json.loads(line) for line in answer.content.split(b"\n")]
+    assert first["context"] == expected["context"]
+    assert first.keys() == expected.keys() - {"images"}
+    images = [
+        head if regions is None else {**head, "regions": regions}
+        for head, regions in zip(lines[::2], lines[1::2], strict=True)
+    ]
+    assert images == expected["images"]
+    assert any(image.get("regions") for image in images) == (detail == "full")
+    assert len(images) == len(said.images) == len(arrays)
 
 
 def test_forms_hold_images_of_several_sizes(app_client: Caller) -> None:

@@ -61,7 +61,7 @@ def test_a_region_has_a_tight_box_and_its_pixels() -> None:
 
 
 def test_coco_has_its_own_fields_and_the_reason() -> None:
-    document = coco_document([a_region()], [IMAGE], CLASSES)
+    document = json.loads(json.dumps(coco_document([a_region()], [IMAGE], CLASSES)))
     assert document["images"] == [
         {
             "id": 1,

@@ -15,6 +15,7 @@ from lossd.qa.levels import class_tails
 from lossd.qa.outlines import outlines
 from lossd.qa.points import heat_table
 from lossd.qa.runs import components
+from lossd_client.coco_rle import expand_coco
 from lossd_client.qa_wire import ObservedScores
 from lossd_client.wire import Array
 
@@ -109,7 +110,7 @@ def test_what_lies_around_a_region_by_hand() -> None:
     assert (said["edges"], said["edges_at_predicted"], said["edges_at_others"]) == (8, 2, 2)
     assert (said["own_area"], said["touched_area"]) == (23, 24)
     assert said["along_area"] == 23
-    assert found.counts.tolist() == [14, 2, 4, 2, 26]
+    assert [expand_coco(mask).tolist() for mask in found.masks] == [[14, 2, 4, 2, 26]]
     assert found.right.tolist() == [19, 24]
     assert found.predicted.tolist() == [19, 28]
 

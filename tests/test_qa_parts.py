@@ -1,6 +1,5 @@
 """What a run is made of, without a service: records, workers, progress, tables, pictures."""
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from lossd_client._client import Client
+from lossd_client._protocol import Reply
+from lossd_client.errors import ServiceError
 from lossd_client.qa import ClassList, DataError, LabelRules, Problem, compact, region_of
 from lossd_client.qa.colours import class_colour
 from lossd_client.qa.files import whole, write_problems
@@ -24,9 +26,18 @@ from lossd_client.qa.passes import Context
 from lossd_client.qa.pictures import read_photo
 from lossd_client.qa.progress import Progress, stage
 from lossd_client.qa.ranking import ClassTotals
+from lossd_client.qa.service import JudgedText, QaService
 from lossd_client.qa.state import JudgedRegions, Observed, State
 from lossd_client.qa.workers import in_order
-from lossd_client.qa_wire import ClassScores, ImageScores, ObservedScores, SubScores, Swap
+from lossd_client.qa_wire import (
+    LINES,
+    ClassScores,
+    ImageScores,
+    ObservedScores,
+    ScoreRequest,
+    SubScores,
+    Swap,
+)
 
 SCORES = ObservedScores(worst_loss=3.0, boundary_loss=None, mean_loss=0.125, l4_loss=1.0)
 HISTOGRAM = np.arange(512, dtype=np.int32).reshape(2, 256)
@@ -314,18 +325,18 @@ def test_photos_are_turned_and_deep_greys_are_stretched(tmp_path: Path) -> None:
 
 def test_judged_records_are_lines_of_json(tmp_path: Path) -> None:
     scores = ImageScores(height=1, width=1, pixels=1, scores=SCORES, suspicion=0.1 + 0.2)
-    said = {**scores.model_dump(), "regions": [{"area": 3}], "points": None}
+    head_line = scores.model_dump_json().encode()
     state = State(tmp_path)
-    state.keep_judged(KEY, said)
+    state.keep_judged(KEY, head_line, b'[{"area":3}]')
     head, found = state.judged(KEY), state.judged_regions(KEY)
     assert head is not None
     assert (head.scores, head.pixels) == (SCORES, 1)
-    assert found == JudgedRegions([{"area": 3}], [])
+    assert found == JudgedRegions([{"area": 3}], ())
     content = Journal(tmp_path / "judged").read(KEY)
     assert content is not None
-    first, second = content.splitlines()
-    assert json.loads(first)["suspicion"] == 0.1 + 0.2
-    assert json.loads(second) == [[{"area": 3}], []]
+    assert content.splitlines() == [head_line, b'[{"area":3}]']
+    state.keep_judged(KEY, head_line, b"null")
+    assert state.judged_regions(KEY) == JudgedRegions((), ())
 
 
 def keys_of(count: int) -> list[str]:
@@ -406,3 +417,22 @@ def test_a_journal_is_shared_by_threads(tmp_path: Path) -> None:
 
     list(in_order(keys_of(200), work, workers=8))
     assert sorted(Journal(tmp_path).keys()) == keys_of(200)
+
+
+def answering(content_type: str, body: bytes) -> QaService:
+    class Answering:
+        def _exchange_kept(self, _: object) -> tuple[None, Reply]:
+            return None, Reply(200, {"content-type": content_type}, body)
+
+    return QaService(cast(Client, Answering()))
+
+
+def test_lines_of_an_answer_are_kept_as_they_came() -> None:
+    parts = {"target": np.zeros((1, 1), np.uint8)}
+    body = b'{"warnings":[]}\n{"pixels":1}\n[]\n{"pixels":2}\nnull'
+    found = answering(LINES, body).judged(ScoreRequest(), [parts, parts])
+    assert found == [JudgedText(b'{"pixels":1}', b"[]"), JudgedText(b'{"pixels":2}', b"null")]
+    with pytest.raises(ServiceError, match="2 of 1 images"):
+        answering(LINES, body).judged(ScoreRequest(), [parts])
+    with pytest.raises(ServiceError, match="older than its client"):
+        answering("application/json", b"{}").judged(ScoreRequest(), [parts])

@@ -9,12 +9,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from lossd_client.qa.arrays import ArrayFile
 from lossd_client.qa.predictions import (
     Kind,
     PredictionSource,
     Values,
+    _range,
     check_values,
     choose_kind,
     read_predictions,
@@ -237,10 +241,86 @@ def test_a_file_that_was_cut_off_is_not_sent(tmp_path: Path) -> None:
 def test_threads_read_headers_of_arrays_one_after_the_other(
     tmp_path: Path, headers_at_a_time: list[int]
 ) -> None:
-    np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), np.float32))
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), ">f4"))  # not the usual header
     (entry,) = read_predictions(tmp_path / "a.npy")
     headers_at_a_time.clear()
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda _: entry.read(), range(8)))
     assert headers_at_a_time == [1] * 8
     assert {array.shape for array in found} == {(2, 3, 4)}
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", "|u1", "<i2", "|b1", ">f4"])
+@pytest.mark.parametrize("shape", [(4,), (2, 0), (3, 4), (2, 3, 4), ()])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_headers_say_what_numpy_reads_in_them(
+    dtype: str, shape: tuple[int, ...], order: Literal["C", "F"], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros(shape, dtype, order))
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        expected = np.lib.format.read_array_header_1_0(file)
+    array = ArrayFile(path)
+    assert array.header() == (expected[0], expected[2])
+    assert sum(piece.size for piece in array.blocks()) == np.prod(shape, dtype=int)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (01,), }",
+        "{'descr': '<f4', 'fortran_order': 0, 'shape': (1,), }",
+        "{'descr': '<f3', 'fortran_order': False, 'shape': (1,), }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)",
+    ],
+)
+def test_headers_that_numpy_does_not_write_are_refused_as_it_refuses_them(
+    text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + f"{text}\n".encode())
+    with path.open("ab") as file:
+        file.write(bytes(4))
+    with pytest.raises(DataError, match="cannot be read as an array"):
+        ArrayFile(path).header()
+
+
+def test_an_array_that_becomes_shorter_while_it_is_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros(1 << 20, np.float32))
+    pieces = ArrayFile(path).blocks()
+    assert next(pieces).size == 1 << 18
+    with path.open("r+b") as file:
+        file.truncate(3 << 20)
+    with pytest.raises(DataError, match="cannot be read as an array"):
+        list(pieces)
+
+
+HALVES = st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=40)
+
+
+@given(HALVES)
+def test_the_range_of_halves_is_that_of_their_values(bits: list[int]) -> None:
+    values = np.array(bits, np.uint16).view(np.float16)
+    low, high = _range(values)
+    if np.isnan(values).any():
+        assert np.isnan(low) or np.isnan(high)
+    else:
+        assert (low, high) == (values.min(), values.max())
+        assert not (low == 0 and np.signbit(low))
+
+
+def test_the_kind_is_told_by_all_blocks(tmp_path: Path) -> None:
+    values = np.zeros((2, 600, 600), np.float16)
+    values[0] = 1
+    assert choose_kind(one(tmp_path, values)).kind == "probabilities"
+    values[1, -1, -1] = 1.5
+    choice = choose_kind(one(tmp_path, values))
+    assert choice.kind == "logits"
+    assert choice.reason.endswith("lies in [0, 1.5]")
+    values[1, -1, -2:] = np.nan, np.inf
+    with pytest.raises(DataError, match="2 values are not finite"):
+        choose_kind(one(tmp_path, values))

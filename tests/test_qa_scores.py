@@ -1,10 +1,12 @@
 """Class-tails, suspicion, points, regions and kinds: by hand, and against slow ways to the same."""
 
 import itertools
+import json
 import math
 from collections.abc import Sequence
 
 import numpy as np
+import orjson
 import pytest
 import torch
 from hypothesis import given
@@ -63,7 +65,7 @@ def judged(
 ) -> list[Document]:
     classes = len(counts_of(images[0]))
     judge = Judge(ScoreRequest.model_validate(asked), classes, backdrop)
-    return [one.document for one in judge.judge(images)]
+    return [json.loads(orjson.dumps(one.document)) for one in judge.judge(images)]
 
 
 def sure(predicted: Array, given: Array) -> Evidence:

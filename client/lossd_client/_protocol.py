@@ -160,7 +160,12 @@ def evaluate_request(
 
 
 def tensors_request(
-    method: str, path: str, objects: Sequence[Mapping[str, Tensor]], fields: Mapping[str, Json]
+    method: str,
+    path: str,
+    objects: Sequence[Mapping[str, Tensor]],
+    fields: Mapping[str, Json],
+    *,
+    accept: str = SAFETENSORS,
 ) -> Request:
     """Request whose body is a safetensors file.
 
@@ -169,6 +174,7 @@ def tensors_request(
         path: as in `Request`.
         objects: tensors by name of each input object; numbered in the file if there are several.
         fields: what the request says beside its tensors.
+        accept: media type of the answer.
 
     Raises:
         TypeError: a tensor's dtype cannot travel.
@@ -179,7 +185,7 @@ def tensors_request(
         fields = {**fields, "inputs": written[0] if len(written) == 1 else written}
     text = json.dumps(fields, separators=(",", ":"), allow_nan=False)
     parts = tuple(encode_safetensors(arrays, {"request": text}))
-    headers = {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS, **_length(parts)}
+    headers = {"Content-Type": SAFETENSORS, "Accept": accept, **_length(parts)}
     return Request(method, path, headers, parts, uses=tuple(uses))
 
 

@@ -46,6 +46,11 @@ SUSPICION_PATH = "/v1/qa/suspicion"
 CONTEXTS_PATH = "/v1/qa/contexts"
 """PUT, GET, DELETE below it: what a data set's images have in common."""
 
+LINES = "application/x-ndjson"
+"""Media type of an answer of `SCORE_PATH` in lines of JSON, for whoever keeps what is said and need
+not read it: the fields of `ScoreAnswer` but the images, then two lines for each image, its
+`ImageScores` without the regions, and its list of regions, null where none were asked for."""
+
 CONTEXT_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """What a context may be called; a name belongs to the key that gave it."""
 

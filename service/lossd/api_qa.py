@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from lossd.api_description import BINARY, TENSOR, responses
 from lossd_client.qa_wire import (
     HISTOGRAM,
+    LINES,
     PREDICTION,
     SUB_SCORES_TENSOR,
     TARGET,
@@ -75,8 +76,14 @@ QA_SCORE: dict[str, Any] = {
     "responses": responses(
         {
             "200": {
-                "description": "The answer, as JSON or as a safetensors file.",
-                "content": {JSON: {"schema": _schema(ScoreAnswer)}, SAFETENSORS: BINARY},
+                "description": "The answer, as JSON, as a safetensors file or, if they are asked "
+                "for, as lines: what is around `images`, then two for each image, its document "
+                "without `regions`, and the list of its regions.",
+                "content": {
+                    JSON: {"schema": _schema(ScoreAnswer)},
+                    SAFETENSORS: BINARY,
+                    LINES: {"schema": {"type": "string"}},
+                },
             }
         }
     ),

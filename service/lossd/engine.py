@@ -146,6 +146,8 @@ class Engine:
         """Kernels ready, kernels in all; none where they run eagerly."""
         self.on_failure: Callable[[], None] = lambda: None
         """Called by the engine's thread as the last thing it does when it fails."""
+        self.on_prepared: Callable[[], None] = lambda: None
+        """Called by the engine's thread once, when all is loaded that a running engine needs."""
         self._last_run_s = 0.0
         self._drain_until_s: float | None = None
         self._computing: Sequence[EngineTicket] = ()
@@ -310,6 +312,7 @@ class Engine:
         self.numerics_version = numerics_version(self.mode, self._table)
         self.find = load_find(self._settings, self.device, self.mode)
         self._run_canary()
+        self.on_prepared()
         if self.state != "draining":
             self.state = "ready"
         seconds = time.perf_counter() - started

@@ -16,11 +16,15 @@ from lossd import metrics
 from lossd.engine import Completed, Engine
 from lossd.offload import decode, offload
 from lossd.protocols.admission import RequestLimits
-from lossd.protocols.answers import Encoding, media_type
 from lossd.protocols.files import Budget
 from lossd.protocols.json_body import Inputs, Sources
 from lossd.protocols.kept import read_tensors
-from lossd.protocols.qa_answers import write_scores
+from lossd.protocols.qa_answers import (
+    ScoresEncoding,
+    scores_encoding,
+    scores_media_type,
+    write_scores,
+)
 from lossd.protocols.qa_inputs import Scoring, build_scoring, read_score_request
 from lossd.protocols.qa_tables import read_context_tensors, read_suspicion_request, sub_scores_of
 from lossd.qa.contexts import Context, ContextStore, make_context
@@ -108,7 +112,7 @@ class _Scores:
         """Its answer."""
         request, stages, caller = self.request, self.stages, self.request.state.caller
         kind, content_type = body_kind(request)
-        encoding, _ = answer_form(request, kind)
+        encoding = scores_encoding(request.headers.get("accept", ""), answer_form(request, kind)[0])
         self.engine.check_room(caller, nbytes=request.state.work.announced_bytes)
         stages.begin("receive")
         async with received_body(request, self.settings) as body:
@@ -169,7 +173,7 @@ class _Scores:
         return judged
 
     async def _write(
-        self, scoring: Scoring, judged: _Judged, context: Context | None, encoding: Encoding
+        self, scoring: Scoring, judged: _Judged, context: Context | None, encoding: ScoresEncoding
     ) -> Written:
         stages = self.stages
         timing_ms = {stage: round(stages.seconds(stage) * 1e3, 3) for stage in _TIMED}
@@ -188,7 +192,7 @@ class _Scores:
             lambda: write_scores(said, judged.images, judged.arrays, encoding),
         )
         stages.end()
-        return Written(parts, media_type(encoding), stages, len(judged.images))
+        return Written(parts, scores_media_type(encoding), stages, len(judged.images))
 
 
 _TIMED = ("queue", "compute", "judge")

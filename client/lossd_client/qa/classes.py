@@ -85,12 +85,17 @@ class ClassList:
         Raises:
             DataError: it is not in the list, which the message shows.
         """
-        if name not in self.names:
+        label = self._labels.get(name)
+        if label is None:
             known = ", ".join(self.names)
             raise DataError(
                 file, f"class {name!r} is not one of {self.file}: {known}", kind="classes"
             )
-        return self.names.index(name)
+        return label
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        return {name: label for label, name in enumerate(self.names)}
 
 
 def classes_of(found: Iterable[str], file: str, given: ClassList | None) -> ClassList:

@@ -248,16 +248,15 @@ def _checked(data: DataSet, pair: Pair) -> Item | Problem:
 
 def _item(data: DataSet, pair: Pair) -> Item:
     target = np.ascontiguousarray(data.target(pair))
+    labels = hashlib.sha256(target.data).hexdigest()
     said = {
         "prediction": [pair.prediction.file, pair.prediction.version()],
         "kind": data.choice.kind,
         "classes": data.rules.class_count,
-        "target": [str(target.dtype), list(target.shape)],
+        "target": [str(target.dtype), list(target.shape), labels],
     }
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    digest.update(target.data)
-    labels = hashlib.sha256(target.data).hexdigest()[:_LABELS_KEY_LENGTH]
-    return Item(pair, digest.hexdigest(), labels, target)
+    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return Item(pair, key, labels[:_LABELS_KEY_LENGTH], target)
 
 
 def _class_list(

@@ -25,7 +25,7 @@ from lossd_client.errors import (
 from lossd_client.qa.dataset import DataSet, Item
 from lossd_client.qa.problems import DataError, Problem
 from lossd_client.qa.progress import Progress, stage
-from lossd_client.qa.service import Answered, Document, Parts, QaService
+from lossd_client.qa.service import Answered, JudgedText, Parts, QaService
 from lossd_client.qa.state import Judged, JudgedRegions, Observed, State
 from lossd_client.qa.workers import in_order
 from lossd_client.qa_wire import (
@@ -41,8 +41,8 @@ from lossd_client.qa_wire import (
 )
 from lossd_client.wire import Array
 
-_GROUP_BYTES = 8 << 20
-_GROUP_IMAGES = 64
+_GROUP_BYTES = 16 << 20
+_GROUP_IMAGES = 32
 _EVIDENCE_BYTES = len(EVIDENCE)
 """Bytes of a pixel's evidence."""
 _RENEWALS = 3
@@ -210,8 +210,8 @@ class Passes:
         ]
         request = self._asking(context=context.name)
 
-        def keep(item: Item, _: _Loaded, judged: Document) -> None:
-            self._state.keep_judged(self.judged_key(item, context), judged)
+        def keep(item: Item, _: _Loaded, judged: JudgedText) -> None:
+            self._state.keep_judged(self.judged_key(item, context), judged.head, judged.regions)
 
         ask = partial(self._sent, request, self._service.judged)
 

@@ -11,7 +11,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -51,6 +51,7 @@ class PredictionEntry:
         read: gives the values, or raises `DataError`.
         version: says what changes when the values do, without reading them, or raises `DataError`.
         mapped: as `read`, for values that are sent and not looked at, see `ArrayFile.mapped`.
+        blocks: as `read`, in pieces, see `ArrayFile.blocks`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class PredictionEntry:
     read: Callable[[], Values]
     version: Callable[[], str]
     mapped: Callable[[], Values]
+    blocks: Callable[[], Iterator[Values]]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -162,7 +164,7 @@ def choose_kind(source: PredictionSource, requested: RequestedKind = "auto") -> 
     if requested != "auto":
         return KindChoice(requested, "as requested")
     readable = _readable(source)
-    seen = [_guess(entry, values) for entry, values in islice(readable, _LOOKED_AT)]
+    seen = [_guess(*each) for each in islice(readable, _LOOKED_AT)]
     if len({choice.kind for choice in seen}) > 1:
         told = "; ".join(choice.reason for choice in seen)
         raise DataError(source.path, f"differ: {told}. Say --prediction-kind")
@@ -182,12 +184,7 @@ def check_values(values: Values, kind: Kind, class_count: int, file: str) -> Non
         DataError: labels that are no classes, probabilities outside [0, 1], scores that are no
             floats, or values that are not finite.
     """
-    if values.size == 0:
-        raise DataError(file, f"has the shape {list(values.shape)}, without a value", kind="size")
-    low, high = _range(values)
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = int((~np.isfinite(values)).sum())
-        raise DataError(file, f"{count} values are not finite", kind="labels")
+    low, high = _finite_range(values.shape, [values], file)
     if kind == "labels":
         _check_labels(values, class_count, file)
     elif not np.issubdtype(values.dtype, np.floating):
@@ -240,7 +237,10 @@ def _single_entry(file: Path, root: Path) -> PredictionEntry:
         return _array_entry(ArrayFile(file), name)
     read = partial(read_index_mask, file)
     version = partial(file_version, file)
-    return PredictionEntry(name, str(file), mask_size(file), "integers", 1, read, version, read)
+    size = mask_size(file)
+    return PredictionEntry(
+        name, str(file), size, "integers", 1, read, version, read, lambda: iter((read(),))
+    )
 
 
 def _array_entry(array: ArrayFile, name: str) -> PredictionEntry:
@@ -254,12 +254,15 @@ def _array_entry(array: ArrayFile, name: str) -> PredictionEntry:
     holds: Literal["floats", "integers"] = "floats" if floats else "integers"
     return PredictionEntry(
         *(name, str(array), shape, holds, dtype.itemsize),
-        *(array.read, array.version, array.mapped),
+        *(array.read, array.version, array.mapped, array.blocks),
     )
 
 
-def _readable(source: PredictionSource) -> Iterator[tuple[PredictionEntry, Values]]:
+def _readable(source: PredictionSource) -> Iterator[tuple[PredictionEntry, float, float]]:
     """Predictions that can be read and hold what floats should; the others do not tell a kind.
+
+    Yields:
+        Entry, and its smallest and largest value; 0 and 0 of integers.
 
     Raises:
         DataError: there is none; the message is that of the first.
@@ -268,27 +271,32 @@ def _readable(source: PredictionSource) -> Iterator[tuple[PredictionEntry, Value
     found = False
     for entry in source.entries:
         try:
-            values = entry.read()
-            if entry.holds == "floats":
-                check_values(values, "logits", 0, entry.file)
+            low, high = _range_of(entry)
         except DataError as error:
             first = first or error
             continue
         found = True
-        yield entry, values
+        yield entry, low, high
     if not found:
         raise first or DataError(source.path, "has no prediction that can be read")
 
 
-def _guess(entry: PredictionEntry, values: Values) -> KindChoice:
+def _range_of(entry: PredictionEntry) -> tuple[float, float]:
+    if entry.holds == "integers":
+        entry.read()
+        return 0.0, 0.0
+    low, high = _finite_range(entry.shape, entry.blocks(), entry.file)
+    return float(low), float(high)
+
+
+def _guess(entry: PredictionEntry, low: float, high: float) -> KindChoice:
     if entry.holds == "integers":
         return KindChoice("labels", f"{entry.file} holds integers")
-    low, high = map(float, _range(values))
     if low < 0 or high > 1:
-        return _outside_unit(values, low, high, entry.file)
+        return _outside_unit(entry, low, high)
     if len(entry.shape) == _AXES_2D or entry.shape[0] == 1:
         return KindChoice("probabilities", f"{entry.file} lies in [{low:.3g}, {high:.3g}]")
-    sums = values.sum(axis=0, dtype=np.float32)
+    sums = entry.read().sum(axis=0, dtype=np.float32)
     if np.abs(sums - 1).max() <= _SUM_TOLERANCE:
         return KindChoice("probabilities", f"{entry.file} adds up to 1 over its classes")
     raise DataError(
@@ -298,15 +306,54 @@ def _guess(entry: PredictionEntry, values: Values) -> KindChoice:
     )
 
 
+def _outside_unit(entry: PredictionEntry, low: float, high: float) -> KindChoice:
+    if len(entry.shape) == _AXES_2D and low >= 0:
+        values = entry.read()
+        if (values == np.floor(values)).all():
+            return KindChoice("labels", f"{entry.file} holds whole numbers up to {high:.0f}")
+    return KindChoice("logits", f"{entry.file} lies in [{low:.3g}, {high:.3g}]")
+
+
+def _finite_range(shape: tuple[int, ...], pieces: Iterable[Values], file: str) -> tuple[Any, Any]:
+    """Smallest and largest value of an array of that shape.
+
+    Raises:
+        DataError: there is no value, or one that is not finite.
+    """
+    if 0 in shape:
+        raise DataError(file, f"has the shape {list(shape)}, without a value", kind="size")
+    low: Any = math.inf
+    high: Any = -math.inf
+    not_finite = 0
+    for piece in pieces:
+        least, most = _range(piece)
+        if not (np.isfinite(least) and np.isfinite(most)):
+            not_finite += int((~np.isfinite(piece)).sum())
+        low, high = min(low, least), max(high, most)
+    if not_finite:
+        raise DataError(file, f"{not_finite} values are not finite", kind="labels")
+    return low, high
+
+
 def _range(values: Values) -> tuple[Any, Any]:
-    """Smallest and largest value; NaN if there is one."""
-    # numpy compares half precision one value at a time, twenty times as slowly.
-    wide = values.astype(np.float32) if values.dtype == np.float16 else values
-    return wide.min(), wide.max()
+    """Smallest and largest value; at least one is NaN if any value is."""
+    return _half_range(values) if values.dtype == np.float16 else (values.min(), values.max())
 
 
-def _outside_unit(values: Values, low: float, high: float, file: str) -> KindChoice:
-    whole = values.ndim == _AXES_2D and low >= 0 and bool((values == np.floor(values)).all())
-    if whole:
-        return KindChoice("labels", f"{file} holds whole numbers up to {high:.0f}")
-    return KindChoice("logits", f"{file} lies in [{low:.3g}, {high:.3g}]")
+_HALF_SIGN = 0x8000
+
+
+def _half_range(values: Values) -> tuple[np.float16, np.float16]:
+    """Smallest and largest value of half precision; at least one is NaN if any value is.
+
+    numpy compares half precision one value at a time. As integers, those without a sign rise with
+    their values, and those with a sign rise as their values fall.
+    """
+    bits = values.view(np.uint16)
+    low, high = bits.max(), bits.min()
+    if low < _HALF_SIGN:
+        low, high = high, low
+    elif high < _HALF_SIGN:
+        high = bits.view(np.int16).max().view(np.uint16)
+    zero = np.float16(0)  # added to what may be a zero with a sign
+    return low.view(np.float16) + zero, high.view(np.float16) + zero

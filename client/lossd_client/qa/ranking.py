@@ -281,13 +281,12 @@ def _region(
     classes: ClassList,
     points: tuple[tuple[int, int], ...],
 ) -> Region:
-    height, width = region["rle"]["size"]
-    left, top, columns, rows = region["bbox"]
+    rle = region["rle"]
     return Region(
         image=name,
-        size=(height, width),
-        bbox=(left, top, columns, rows),
-        counts=region["rle"]["counts"],
+        size=tuple(rle["size"]),
+        bbox=tuple(region["bbox"]),
+        counts=rle["counts"],
         area_px=region["area"],
         given=classes.names[region["given"]],
         predicted=classes.names[region["predicted"]],

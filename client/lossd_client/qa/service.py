@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -15,6 +15,7 @@ from lossd_client.errors import MalformedBodyError, ServiceError
 from lossd_client.qa_wire import (
     CONTEXTS_PATH,
     HISTOGRAM,
+    LINES,
     SCORE_PATH,
     SUB_SCORES_TENSOR,
     SUSPICION_PATH,
@@ -32,9 +33,6 @@ _ROWS_PER_CALL = 1 << 16
 Parts = Mapping[str, Tensor]
 """Tensors of one image by name, without a sample axis."""
 
-Document = dict[str, Any]
-"""What is said of one image, the fields of `ImageScores`."""
-
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -51,10 +49,17 @@ class Answered:
     arrays: Mapping[str, Array]
 
 
-class _Documents(BaseModel):
-    """The part of a `ScoreAnswer` that is kept."""
+@dataclass(frozen=True)
+class JudgedText:
+    """What the service says of one image, as the JSON that it came as, each without a line's end.
 
-    images: list[Document]
+    Attributes:
+        head: the fields of `ImageScores` but the regions.
+        regions: the list of regions.
+    """
+
+    head: bytes
+    regions: bytes
 
 
 class QaService:
@@ -101,28 +106,32 @@ class QaService:
             raise ServiceError(f"{len(answer.images)} of {len(images)} images were answered")
         return [Answered(*each) for each in zip(answer.images, own, strict=True)]
 
-    def judged(self, request: ScoreRequest, images: Sequence[Parts]) -> list[Document]:
+    def judged(self, request: ScoreRequest, images: Sequence[Parts]) -> list[JudgedText]:
         """What is said of images where no tensors are asked for, as it came.
 
         A model of it would take longer to make than the service takes to judge; whoever reads a
-        document makes one of it.
+        text makes one of it.
 
         Args:
             request: what is asked.
             images: tensors of each, without a sample axis.
 
         Returns:
-            The fields of one `ImageScores` per image, in their order.
+            One text per image, in their order.
 
         Raises:
             RequestError, LossdError: as `score`.
         """
         fields = request.model_dump(exclude_defaults=True)
-        reply = self._reply(lambda: tensors_request("POST", SCORE_PATH, images, fields))
-        answered = _read(reply, _Documents)[0].images
-        if len(answered) != len(images):
-            raise ServiceError(f"{len(answered)} of {len(images)} images were answered")
-        return answered
+        reply = self._reply(
+            lambda: tensors_request("POST", SCORE_PATH, images, fields, accept=LINES)
+        )
+        if reply.headers.get("content-type") != LINES:
+            raise ServiceError(f"the answer is no {LINES}; is the service older than its client?")
+        _, *lines = bytes(reply.body).split(b"\n")
+        if len(lines) != 2 * len(images):
+            raise ServiceError(f"{len(lines) // 2} of {len(images)} images were answered in lines")
+        return [JudgedText(*each) for each in zip(lines[::2], lines[1::2], strict=True)]
 
     def put_context(
         self, name: str, histogram: Array, sub_scores: Sequence[SubScores] | None = None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from lossd_client.errors import MalformedBodyError
 from lossd_client.qa.journal import Journal
@@ -152,18 +152,22 @@ class State:
 
     def judged_regions(self, key: str) -> JudgedRegions | None:
         """The regions that are known of an image from the second pass."""
-        content = self._shelves["judged"].read(key) or bytearray()
+        head, _, regions = (self._shelves["judged"].read(key) or bytearray()).partition(_NEXT)
         try:
-            regions, points = from_json(content.partition(_NEXT)[2], allow_inf_nan=False)
-        except (ValueError, TypeError):
+            points = from_json(head, allow_inf_nan=False)["points"]
+            return JudgedRegions(from_json(regions, allow_inf_nan=False) or (), points or ())
+        except (ValueError, TypeError, KeyError):
             return None  # as for observed
-        return JudgedRegions(regions, points)
 
-    def keep_judged(self, key: str, document: Mapping[str, Any]) -> None:
-        """Keeps what the second pass said, the fields of `ImageScores`."""
-        head = {name: value for name, value in document.items() if name != "regions"}
-        regions = [document.get("regions") or (), document.get("points") or ()]
-        self._shelves["judged"].add(key, [to_json(head), _NEXT, to_json(regions)])
+    def keep_judged(self, key: str, head: bytes, regions: bytes) -> None:
+        """Keeps what the second pass said.
+
+        Args:
+            key: the image's.
+            head: a line of JSON, the fields of `ImageScores` but the regions.
+            regions: another, the list of regions.
+        """
+        self._shelves["judged"].add(key, [head, _NEXT, regions])
 
     def drop_evidence(self) -> None:
         """Removes the largest records, which a finished run needs no more."""

@@ -697,8 +697,20 @@ struct Seen {
   uint8_t* levels;      // [P]
   void* predicted;      // [P], bytes, or two bytes each where there are more than 256 classes
   uint8_t* margin;      // [P]
-  int32_t* histogram;   // [threads, C + 1, 256]; what does not count comes first
+  int32_t* histogram;   // [threads, 2, C + 1, 256]; what does not count comes first
 };
+
+// Vectors of the compiler's own, which it keeps in registers where arrays would lie in memory.
+constexpr int LANES = 8;
+typedef float Floats __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t Ints __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+template <class Vector, class Value>
+inline Vector vector_at(const Value* from) {
+  Vector found;
+  std::memcpy(&found, from, sizeof found);
+  return found;
+}
 
 // e^x for x up to 0; what is less than a normal number is one of the smallest.
 inline float normal_exponential(float x) {
@@ -715,23 +727,29 @@ bool look(const Sample& s, int classes, int64_t begin, int count, float* x, cons
   const int32_t* const label = block.label;
   int32_t best[BLOCK], level[BLOCK], step[BLOCK];
   float loss[BLOCK], top[BLOCK], own[BLOCK], total[BLOCK];
-  for (int n = 0; n < BLOCK; n++) {
-    best[n] = 0;
-    top[n] = -INFINITY;
-    own[n] = total[n] = 0.0f;
-  }
+  for (int n = 0; n < BLOCK; n++) total[n] = 0.0f;
   for (int c = 0; c < classes; c++) {
     float* row = x + (int64_t)c * BLOCK;
     load(s.logits, s.logits_dtype, c * s.pixels + begin, count, row);
     for (int n = count; n < BLOCK; n++) row[n] = 0.0f;
-#pragma omp simd
-    for (int n = 0; n < BLOCK; n++) {
-      row[n] = label[n] >= 0 ? row[n] : 0.0f;  // what is removed may hold NaN
-      const bool larger = row[n] > top[n];
-      best[n] = larger ? c : best[n];
-      top[n] = larger ? row[n] : top[n];
-      own[n] = label[n] == c ? row[n] : own[n];
+  }
+  for (int n = 0; n < BLOCK; n += LANES) {
+    const Ints given = vector_at<Ints>(label + n);
+    Ints first = {};
+    Floats largest = Floats{} - INFINITY, mine = {};
+    for (int c = 0; c < classes; c++) {
+      float* row = x + (int64_t)c * BLOCK + n;
+      Floats value = vector_at<Floats>(row);
+      value = given >= 0 ? value : Floats{};  // what is removed may hold NaN
+      std::memcpy(row, &value, sizeof value);
+      const Ints larger = value > largest;
+      first = larger ? Ints{} + c : first;
+      largest = larger ? value : largest;
+      mine = given == c ? value : mine;
     }
+    std::memcpy(best + n, &first, sizeof first);
+    std::memcpy(top + n, &largest, sizeof largest);
+    std::memcpy(own + n, &mine, sizeof mine);
   }
   for (int c = 0; c < classes; c++) {
     const float* row = x + (int64_t)c * BLOCK;
@@ -778,7 +796,10 @@ bool look(const Sample& s, int classes, int64_t begin, int count, float* x, cons
     uint8_t* const predicted = (uint8_t*)seen.predicted + begin;
     for (int n = 0; n < count; n++) predicted[n] = (uint8_t)best[n];
   }
-  for (int n = 0; n < count; n++) histogram[(label[n] + 1) * LEVELS + level[n]]++;
+  // In two tables: neighbours mostly are in one cell, and would wait for each other.
+  const int tables[2] = {0, (classes + 1) * LEVELS};
+  for (int n = 0; n < count; n++)
+    histogram[tables[n & 1] + (label[n] + 1) * LEVELS + level[n]]++;
   return true;
 }
 
@@ -854,7 +875,7 @@ int lossd_softmax_observe(const Sample* sample, int classes, const Seen* seen, f
   for (int64_t tile = 0; tile < tiles; tile++) {
     const int64_t thread = omp_get_thread_num(), end = tile * TILE + TILE;
     float* x = floats + thread * classes * BLOCK;
-    int32_t* histogram = seen->histogram + thread * (classes + 1) * LEVELS;
+    int32_t* histogram = seen->histogram + thread * 2 * (classes + 1) * LEVELS;
     bool good = true;
     for (int64_t begin = tile * TILE; good && begin < (end < pixels ? end : pixels);
          begin += BLOCK) {

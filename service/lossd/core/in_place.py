@@ -245,7 +245,7 @@ class InPlace:
         loss = np.empty(pixels, np.float32)
         levels, margin = np.empty(pixels, np.uint8), np.empty(pixels, np.uint8)
         predicted = np.empty(pixels, np.uint8 if classes <= BYTE_CLASSES else np.int16)
-        counts = np.zeros((threads, classes + 1, LEVELS), np.int32)
+        counts = np.zeros((2 * threads, classes + 1, LEVELS), np.int32)
         outputs = (loss, levels, predicted, margin, counts)
         seen = np.array([one.ctypes.data for one in outputs], np.uint64)
         floats = np.empty((threads, classes, self._block_pixels), np.float32)

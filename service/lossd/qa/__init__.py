@@ -10,6 +10,7 @@
     outlines     how straight outlines are
     findings     all that is found in one image; compiled_findings: the same in C++
     kinds        what probably went wrong in a region, from the outlines alone
+    wording      what is said of regions, as text
     judging      what is said of images
 
 Observing is work of the engine, the rest is work on bytes for worker threads. Between the two there

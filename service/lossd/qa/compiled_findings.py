@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,7 +80,8 @@ class CompiledFind:
         handle = self._find(*map(_pointer, (asked, said, heat, right, mine, sizes)))
         if handle is None:
             raise MemoryError
-        regions, chosen, lengths, points = sizes.tolist()
+        regions, chosen, characters, points = sizes.tolist()
+        text, ends = np.empty(characters, np.uint8), np.empty(chosen, np.int64)
         found = Findings(
             heat=heat,
             histogram=counts,
@@ -90,13 +92,14 @@ class CompiledFind:
             score=np.empty(regions),
             probability=np.empty(regions),
             chosen=np.empty(chosen, CHOSEN),
-            counts=np.empty(lengths, np.int64),
-            first=np.empty(chosen, np.int64),
+            masks=[],
             points=np.empty((points, _POINT), np.int64),
         )
         taken = (found.code, found.area, found.score, found.probability, found.chosen)
-        rest = (found.counts, found.first, found.points)
+        rest = (text, ends, found.points)
         self._take(ctypes.c_void_p(handle), *map(_pointer, (*taken, *rest)))
+        masks = text.tobytes().decode("ascii")
+        found.masks.extend(masks[start:end] for start, end in pairwise([0, *ends.tolist()]))
         return found
 
 

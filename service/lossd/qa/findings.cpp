@@ -8,6 +8,7 @@
 #include <memory>
 #include <new>
 #include <numeric>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -133,7 +134,8 @@ struct Found {
   std::vector<double> score, probability;
   std::vector<int32_t> order;  // regions, the largest score first
   std::vector<Chosen> chosen;
-  std::vector<int64_t> counts, first;  // run lengths of the chosen regions, and where each begins
+  std::string masks;                   // COCO's strings of the chosen regions
+  std::vector<int64_t> ends;           // of each of them in `masks`
   std::vector<int64_t> points;         // x, y, sum of the heat, region
 };
 
@@ -334,9 +336,32 @@ void surround(const Image& image, const Found& found, const std::vector<int32_t>
   chosen.touched_area = objects.area[chosen.touched];
 }
 
-// Run lengths of a region as a mask of the whole image, column by column, outside first.
+// COCO's string of run lengths, see coco_rle.py in the client.
+class MaskText {
+  std::string& text;
+  int64_t before[2] = {};  // the counts one and two before
+  int count = 0;
+
+ public:
+  explicit MaskText(std::string& to) : text(to) {}
+
+  void add(int64_t run) {
+    int64_t rest = count++ < 3 ? run : run - before[1];
+    before[1] = before[0];
+    before[0] = run;
+    for (bool more = true; more;) {
+      const int64_t group = rest & 0x1f;
+      rest >>= 5;
+      more = rest != (group & 0x10 ? -1 : 0);
+      text.push_back((char)(48 + group + (more ? 0x20 : 0)));
+    }
+  }
+};
+
+// A region as a mask of the whole image, column by column, outside first.
 void encode(const Image& image, const Components& regions, const std::vector<int32_t>& members,
-            const Chosen& chosen, std::vector<int64_t>& counts) {
+            const Chosen& chosen, std::string& masks) {
+  MaskText text(masks);
   std::vector<int32_t> begin(chosen.width + 1, 0);
   for (int32_t n : members)
     for (int32_t x = regions.runs[n].start; x < regions.runs[n].end; x++)
@@ -350,8 +375,8 @@ void encode(const Image& image, const Components& regions, const std::vector<int
   int64_t told = 0, from = -1, to = -1;  // a run of the mask, in places of columns
   const auto tell = [&] {
     if (from < 0) return;
-    counts.push_back(from - told);
-    counts.push_back(to - from);
+    text.add(from - told);
+    text.add(to - from);
     told = to;
   };
   for (int64_t x = 0; x < chosen.width; x++)
@@ -365,7 +390,7 @@ void encode(const Image& image, const Components& regions, const std::vector<int
       }
     }
   tell();
-  if (told < image.height * image.width) counts.push_back(image.height * image.width - told);
+  if (told < image.height * image.width) text.add(image.height * image.width - told);
 }
 
 // -- how straight an object's outline is ----------------------------------------------------------
@@ -429,6 +454,12 @@ struct Line {
   }
 };
 
+bool all_eight(const uint8_t* pixels) {
+  uint64_t eight;
+  std::memcpy(&eight, pixels, sizeof eight);
+  return eight == 0x0101010101010101;
+}
+
 Straight straight(const Image& image, const Components& all, const std::vector<int32_t>& members) {
   constexpr int64_t EDGE = REACH + 2;
   int64_t left = image.width, right = 0;
@@ -453,6 +484,10 @@ Straight straight(const Image& image, const Components& all, const std::vector<i
     far.judge(run.row, run.end, found);
     const uint8_t* row = &bitmap.pixels[(run.row - bitmap.top) * bitmap.pitch - bitmap.left];
     for (int64_t x = run.start; x < run.end; x++) {
+      while (x + 8 <= run.end && all_eight(row + x - bitmap.pitch) &&
+             all_eight(row + x + bitmap.pitch))
+        x += 8;
+      if (x == run.end) break;
       if (!row[x - bitmap.pitch]) upper.judge(x, run.row, found);
       if (!row[x + bitmap.pitch]) lower.judge(x, run.row + 1, found);
     }
@@ -485,8 +520,8 @@ void describe(const Question& q, const Image& image, Found& found) {
     const Straight own = straight(image, found.disputed, members[n]);
     chosen.region_places = own.places;
     chosen.region_chords = own.chords;
-    found.first.push_back((int64_t)found.counts.size());
-    encode(image, found.disputed, members[n], chosen, found.counts);
+    encode(image, found.disputed, members[n], chosen, found.masks);
+    found.ends.push_back((int64_t)found.masks.size());
     found.chosen.push_back(chosen);
     along.push_back((int32_t)(chosen.own_area < chosen.touched_area ? chosen.own : chosen.touched));
   }
@@ -611,7 +646,7 @@ int64_t lossd_findings_layout() {
 }
 
 // Looks at an image; what it returns is to be taken, null if there is no memory for it. `sizes`:
-// regions, chosen regions, run lengths, points.
+// regions, chosen regions, characters of masks, points.
 void* lossd_find(const Question* question, const Image* image, uint16_t* heat, int64_t* right,
                  int64_t* predicted, int64_t* sizes) try {
   auto found = std::make_unique<Found>();
@@ -621,7 +656,7 @@ void* lossd_find(const Question* question, const Image* image, uint16_t* heat, i
   point(*question, heat, *image, *found);
   sizes[0] = (int64_t)found->score.size();
   sizes[1] = (int64_t)found->chosen.size();
-  sizes[2] = (int64_t)found->counts.size();
+  sizes[2] = (int64_t)found->masks.size();
   sizes[3] = (int64_t)found->points.size() / 4;
   return found.release();
 } catch (const std::bad_alloc&) {
@@ -630,7 +665,7 @@ void* lossd_find(const Question* question, const Image* image, uint16_t* heat, i
 
 // Copies what was found and forgets it.
 void lossd_take(void* handle, int64_t* code, int64_t* area, double* score, double* probability,
-                int64_t* chosen, int64_t* counts, int64_t* first, int64_t* points) {
+                int64_t* chosen, char* masks, int64_t* ends, int64_t* points) {
   Found* found = (Found*)handle;
   std::copy(found->disputed.code.begin(), found->disputed.code.end(), code);
   std::copy(found->disputed.area.begin(), found->disputed.area.end(), area);
@@ -638,8 +673,8 @@ void lossd_take(void* handle, int64_t* code, int64_t* area, double* score, doubl
   std::copy(found->probability.begin(), found->probability.end(), probability);
   if (!found->chosen.empty())
     std::memcpy(chosen, found->chosen.data(), found->chosen.size() * sizeof(Chosen));
-  std::copy(found->counts.begin(), found->counts.end(), counts);
-  std::copy(found->first.begin(), found->first.end(), first);
+  std::copy(found->masks.begin(), found->masks.end(), masks);
+  std::copy(found->ends.begin(), found->ends.end(), ends);
   std::copy(found->points.begin(), found->points.end(), points);
   delete found;
 }

@@ -16,6 +16,7 @@ from lossd.qa.outlines import outlines
 from lossd.qa.points import Heat, peaks
 from lossd.qa.regions import Bytes, Chosen, Disputed, Floats, Ints, choose, disputed_regions
 from lossd.qa.runs import Components, Indices, components
+from lossd_client.coco_rle import compress_several
 from lossd_client.qa_wire import LEVELS, ObservedScores
 
 CHOSEN: Final = np.dtype(
@@ -93,10 +94,8 @@ class Findings:
     chosen: Table
     """`[M]` rows of `CHOSEN`: regions of the largest scores, largest first, of equal ones the first
     in the image."""
-    counts: Indices
-    """Run lengths of the M masks, column by column, as COCO counts them."""
-    first: Indices
-    """`[M]` where those of each begin."""
+    masks: list[str]
+    """The M masks of the whole image as COCO's strings."""
     points: Indices
     """`[P, 4]` column, row, sum of the heat of the 5 by 5 pixels around, region or -1."""
 
@@ -138,8 +137,7 @@ def find(question: Question, image: Evidence) -> Findings:
         score=disputed.score,
         probability=disputed.probability,
         chosen=_described(labels, disputed, objects, chosen, classes),
-        counts=counts,
-        first=first,
+        masks=compress_several(counts, first) if len(first) else [],
         points=peaks(heat, disputed.found, question.max_points),
     )
 

@@ -6,9 +6,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import orjson
 
 from lossd.qa.findings import Evidence, Find, Findings, Question, counted, find, heat_rows
 from lossd.qa.kinds import region_kinds
@@ -16,22 +18,12 @@ from lossd.qa.levels import Counts, Table, class_tails, worst_mean
 from lossd.qa.points import BOX_PIXELS, HEAT_PER_NAT, Heat, heat_table
 from lossd.qa.runs import Indices
 from lossd.qa.suspicion import Centres, suspicions
-from lossd_client.coco_rle import compress_several
-from lossd_client.qa_wire import MARGIN_STEPS, ErrorKind, ScoreRequest, SubScores
+from lossd.qa.wording import Words
+from lossd_client.qa_wire import MARGIN_STEPS, ScoreRequest, SubScores
 
 Document = dict[str, Any]
 
 _LOT_PIXELS = 1 << 20
-
-_MEANINGS: dict[ErrorKind, str] = {
-    "missing": "an object of its own that is not annotated",
-    "extra": "an annotated object where there seems to be none",
-    "swapped": "an object annotated as another class",
-    "shifted": "an outline off to one side",
-    "dilated": "an outline too far out",
-    "eroded": "an outline too far in",
-    "coarse": "an outline with too few corners",
-}
 
 
 @dataclass(frozen=True)
@@ -54,8 +46,8 @@ class Judgement:
     """What is said of one image."""
 
     document: Document
-    """The fields of `qa_wire.ImageScores` that were asked for. A model would take longer to make
-    than what it says."""
+    """The fields of `qa_wire.ImageScores` that were asked for, the regions as an
+    `orjson.Fragment`. A model would take longer to make than what it says."""
     histogram: Counts
     """`[C, 256]`."""
     heat: Heat | None
@@ -83,6 +75,7 @@ class Judge:
         self._classes = classes
         self._backdrop = backdrop
         self._find = find
+        self._words = Words(asked.class_names)
         is_full = asked.detail == "full"
         table = heat_table(None if backdrop is None else backdrop.tails)
         self._question = Question(
@@ -146,10 +139,10 @@ class Judge:
 
     def _details(self, found: Sequence[Findings]) -> Iterator[Document]:
         kinds = iter(region_kinds([(own.chosen, own.area) for own in found]))
-        texts = iter(_texts(found))
         for own in found:
             given, predicted = np.divmod(own.code - 1, self._classes)
-            regions = self._regions(own, given, predicted, zip(kinds, texts, strict=False))
+            mine = list(islice(kinds, len(own.chosen)))
+            told = self._words.tell(own, given, predicted, mine)
             swaps = self._swaps(own, given, predicted)
             columns = zip(
                 *(own.right.tolist(), own.predicted.tolist(), own.histogram.sum(1).tolist()),
@@ -157,53 +150,17 @@ class Judge:
             )
             yield {
                 "disputed_pixels": int(own.area.sum()),
-                "kind": regions[0]["kind"] if regions else None,
-                "reason": regions[0]["reason"] if regions else None,
+                "kind": mine[0] if mine else None,
+                "reason": told.reason,
                 "points": _points(own),
-                "regions": regions,
+                "regions": orjson.Fragment(told.regions),
                 "regions_found": len(own.code),
                 "per_class": [
-                    self._class(index, ours, mine, right, swaps[index])
-                    for index, (right, mine, ours) in enumerate(columns)
-                    if ours + mine
+                    self._class(index, ours, theirs, right, swaps[index])
+                    for index, (right, theirs, ours) in enumerate(columns)
+                    if ours + theirs
                 ],
             }
-
-    def _regions(
-        self,
-        found: Findings,
-        given: Indices,
-        predicted: Indices,
-        told: Iterable[tuple[ErrorKind, str]],
-    ) -> list[Document]:
-        numbers = found.chosen["region"]
-        sides = (found.chosen[side].tolist() for side in ("left", "top", "width", "height"))
-        columns = (
-            zip(*sides, strict=True),
-            *(array[numbers].tolist() for array in (found.area, given, predicted)),
-            *(array[numbers].tolist() for array in (found.probability, found.score)),
-            told,  # goes on with other images, so that it is read last
-        )
-        return [
-            {
-                "bbox": bbox,
-                "area": area,
-                "given": given,
-                "given_name": self._name(given),
-                "predicted": predicted,
-                "predicted_name": self._name(predicted),
-                "probability": probability,
-                "score": score,
-                "kind": kind,
-                "reason": f"labelled {self._called(given)}, predicted "
-                f"{self._called(predicted)}, p = {probability:.2f} over {area} px: "
-                f"{_MEANINGS[kind]}",
-                "rle": {"size": found.heat.shape, "counts": counts},
-            }
-            for bbox, area, given, predicted, probability, score, (kind, counts) in zip(
-                *columns, strict=False
-            )
-        ]
 
     def _swaps(
         self, found: Findings, given: Indices, predicted: Indices
@@ -225,12 +182,12 @@ class Judge:
             most = max(taken_for, key=lambda other: (taken_for[other], -other))
             swap = {
                 "predicted": most,
-                "predicted_name": self._name(most),
+                "predicted_name": self._words.name(most),
                 "pixels": taken_for[most],
             }
         return {
             "index": index,
-            "name": self._name(index),
+            "name": self._words.name(index),
             "pixels": given,
             "predicted_pixels": predicted,
             "dice": 2 * both / (given + predicted),
@@ -238,13 +195,6 @@ class Judge:
             "disputed_share": disputed / given if given else 0.0,
             "swap": swap,
         }
-
-    def _name(self, index: int) -> str | None:
-        names = self._asked.class_names
-        return None if names is None else names[index]
-
-    def _called(self, index: int) -> str:
-        return self._name(index) or f"class {index}"
 
 
 def _lots(images: Sequence[Evidence]) -> Iterator[Sequence[Evidence]]:
@@ -257,14 +207,6 @@ def _lots(images: Sequence[Evidence]) -> Iterator[Sequence[Evidence]]:
         pixels += image.labels.size
     if first < len(images):
         yield images[first:]
-
-
-def _texts(found: Sequence[Findings]) -> list[str]:
-    """COCO's strings of all described regions of some images."""
-    counts = np.concatenate([own.counts for own in found])
-    before = np.cumsum([0, *(len(own.counts) for own in found[:-1])])
-    first = np.concatenate([own.first + at for own, at in zip(found, before, strict=True)])
-    return compress_several(counts, first) if len(first) else []
 
 
 def _points(found: Findings) -> list[Document]:

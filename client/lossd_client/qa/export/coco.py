@@ -70,8 +70,8 @@ def coco_annotation(region: Region, number: int, image: int, classes: ClassList)
         "id": number,
         "image_id": image,
         "category_id": classes.label(region.predicted, region.image) + 1,
-        "bbox": list(region.bbox),
-        "segmentation": {"size": list(region.size), "counts": region.counts},
+        "bbox": region.bbox,
+        "segmentation": {"size": region.size, "counts": region.counts},
         "area": region.area_px,
         "iscrowd": 0,
         "score": region.score,
@@ -79,5 +79,5 @@ def coco_annotation(region: Region, number: int, image: int, classes: ClassList)
         "predicted_class": region.predicted,
         "kind": region.kind,
         "reason": region.reason,
-        "points": [list(point) for point in region.points],
+        "points": region.points,
     }
