@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
@@ -14,10 +14,12 @@ import torch
 from structlog.testing import capture_logs
 from torch import Tensor
 
+from jobs import CASES, Case, Core, make_job
 from lossd.core import compiled, in_place, program
 from lossd.core import vocabulary as v
 from lossd.core.heads import RECORDED_AFTER, Array, Evaluated, Heads, Kind, Tables
-from lossd.core.job import LossCall
+from lossd.core.job import LossCall, Outcome
+from lossd.core.passes import Workspace
 from lossd.core.program import Library
 from lossd.core.recording import Function, UnrecordableError, record
 from lossd.losses import LOSSES
@@ -296,3 +298,37 @@ def test_a_library_of_another_source_is_refused(tmp_path: Path) -> None:
     built = in_place.build(tmp_path, other)
     with pytest.raises(RuntimeError, match=r"another program\.cpp"):
         Library(built)
+
+
+ASKED = [
+    {"name": "dice", "weight": 2.0},
+    {"name": "focal", "weight": -0.5},
+    {"name": "focal", "label": "flat", "params": {"gamma": 0.5}, "weight": 3.0},
+    "cross_entropy",
+    "generalized_dice",
+    "log_dice",
+]
+
+
+@pytest.mark.parametrize("gradient", ["total", "each"])
+@pytest.mark.parametrize("one", CASES, ids=lambda one: one.name)
+def test_an_answer_stays_the_same_when_its_losses_are_recorded(
+    one: Case, gradient: str, library: Library
+) -> None:
+    kernels = compiled.eager_kernels()
+    table = {key: replace(own, programs=library) for key, own in kernels.items()}
+    core = Core(table, Workspace(CPU, 1 << 16))
+    wanted = {"gradient": gradient, "per_class": True, "maps": True, "statistics": True}
+    job = make_job(ASKED, one.inputs, **one.fields, **wanted)
+    other = make_job(ASKED[::-1], one.inputs, **one.fields, **wanted)
+    first = core.tensors(job)
+    for _ in range(RECORDED_AFTER + len(ASKED)):
+        core.workspace.heads.record_next()
+        found = core.tensors(job)
+    assert core.workspace.heads.programs == len(ASKED) - 1
+    _, beside = core.run([other, job])
+    assert isinstance(beside, Outcome)
+    for tensors in (found, beside.tensors):
+        assert tensors.keys() == first.keys()
+        for name, array in first.items():
+            assert tensors[name].tobytes() == array.tobytes(), name
