@@ -124,7 +124,11 @@ def run(core: Core, *, quick: bool) -> Report:
         name="stages",
         sections=[
             Section("microseconds of each stage of one evaluate()", rows),
-            Section("a batch of small requests, heads by torch and by their programs", few),
+            *(
+                [Section("small requests, heads by torch and by their programs", few)]
+                if few
+                else ()
+            ),
         ],
         notes=[
             f"losses: {', '.join(jobs.available_of_ten())}; total gradient",

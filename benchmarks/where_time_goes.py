@@ -40,7 +40,7 @@ _ROUNDS, _QUICK_ROUNDS = 200, 5
 _BUDGET_S: Final = 15.0
 _WARM_UP: Final = 3
 _BYTES: Final = 1 << 30
-_HEADS: Final = ("per_tile", "add_tiles", "heads", "heads_backward")
+_HEADS: Final = ("per_tile", "add_tiles", "heads")
 _SERVER: Final = ("receive", "read", "queue", "compute", "write")
 _US: Final = 1e6
 
