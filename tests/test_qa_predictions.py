@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -303,6 +303,8 @@ HALVES = st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=40)
 
 
 @given(HALVES)
+@example([0x7C01])  # NaN that signals
+@example([0x8000])
 def test_the_range_of_halves_is_that_of_their_values(bits: list[int]) -> None:
     values = np.array(bits, np.uint16).view(np.float16)
     low, high = _range(values)

@@ -355,5 +355,9 @@ def _half_range(values: Values) -> tuple[np.float16, np.float16]:
         low, high = high, low
     elif high < _HALF_SIGN:
         high = bits.view(np.int16).max().view(np.uint16)
-    zero = np.float16(0)  # added to what may be a zero with a sign
-    return low.view(np.float16) + zero, high.view(np.float16) + zero
+    return _half(low), _half(high)
+
+
+def _half(bits: Any) -> np.float16:
+    """The value of *bits*, zero without its sign; nothing is computed: a NaN may be signalling."""
+    return np.float16(0) if bits == _HALF_SIGN else bits.view(np.float16)
