@@ -23,8 +23,8 @@ setup: .venv/ready ## make .venv with everything; the other targets call it
 demo: setup ## start the service, rank real annotations, write the page to review them on, stop the service
 	$(BIN)/python examples/demo.py
 
-test: setup ## every test
-	$(BIN)/python -m pytest
+test: setup ## every test, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .

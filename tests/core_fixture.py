@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from filelock import FileLock
 
 from jobs import Core
 from lossd.core import compiled
@@ -15,4 +16,6 @@ def core() -> Core:
     if compiled.choose_mode(device) == "eager":
         return Core(compiled.eager_kernels(), Workspace(device, 1 << 16))
     cache = compiled.cache_folder(Settings().cache_dir, device)
-    return Core(compiled.compile_kernels(device, cache), Workspace(device, 1 << 16))
+    # The tests' processes would otherwise compile the same at the same time.
+    with FileLock(cache.with_suffix(".tests.lock")):
+        return Core(compiled.compile_kernels(device, cache), Workspace(device, 1 << 16))
