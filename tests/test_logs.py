@@ -73,3 +73,25 @@ def test_an_error_has_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_line_that_cannot_be_written_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     lines_to(FullDisk(), monkeypatch, "info")
     structlog.get_logger("own").info("lost")
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (2**70, 2**70),
+        ("Lücke\u2028\x9b2J", "Lücke\u2028\x9b2J"),
+        ("\ud800", "\ud800"),
+        ({1: "a key that is no text"}, {"1": "a key that is no text"}),
+        (complex(1, 2), "(1+2j)"),
+        (("a", None), ["a", None]),
+    ],
+)
+def test_a_line_holds_any_value_in_ascii(
+    monkeypatch: pytest.MonkeyPatch, value: object, read: object
+) -> None:
+    stream = io.StringIO()
+    lines_to(stream, monkeypatch, "info")
+    structlog.get_logger("own").info("said", value=value)
+    (line,) = stream.getvalue().splitlines()
+    assert line.isascii()
+    assert json.loads(line)["value"] == read

@@ -567,9 +567,9 @@ class _Exchange:
         if message["type"] != "http.request":
             return message
         self._arrival.arrived_bytes += len(message["body"])
-        nbytes = 0 if self._received else self._landing_bytes()
-        self._received = True
-        if not nbytes or not message["more_body"]:
+        is_first, self._received = not self._received, True
+        nbytes = self._landing_bytes() if is_first and message["more_body"] else 0
+        if not nbytes:
             return message
         body = await self._protocol.land(self._cycle, nbytes, message["body"], self._arrival)
         if body is None:

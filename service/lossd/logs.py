@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
 
     from lossd.settings import Settings
+
+_AS_JSON_DOES: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def configure_logs(settings: Settings) -> None:
@@ -24,7 +29,7 @@ def configure_logs(settings: Settings) -> None:
         structlog.processors.format_exc_info,
     ]
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
+        structlog.processors.JSONRenderer(serializer=_json_line)
         if settings.log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
@@ -49,6 +54,17 @@ def configure_logs(settings: Settings) -> None:
     logging.captureWarnings(capture=True)
     # Every request has its own line here; uvicorn's would be a second one.
     logging.getLogger("uvicorn.access").disabled = True
+
+
+def _json_line(event: Any, default: Callable[[Any], Any]) -> str:
+    """A line in ASCII, which no terminal takes for commands."""
+    try:
+        line = orjson.dumps(event, option=_AS_JSON_DOES)
+    except orjson.JSONEncodeError:  # integers beyond 64 bits, surrogates, what is for `default`
+        line = b""
+    if line and line.isascii():
+        return line.decode()
+    return json.dumps(event, default=default, separators=(",", ":"))
 
 
 class _Journal:

@@ -98,10 +98,12 @@ def _telling(send: Send, usage: Usage, work: Work | None = None) -> Send:
         if message["type"] == "http.response.start":
             if work is not None and message["status"] in _UNDONE:
                 work.give_back()
-            sent = list(message.get("headers", []))
-            retry_after_s = dict(sent).get(b"retry-after")
-            longest_s = None if retry_after_s is None else int(retry_after_s)
-            message["headers"] = [*sent, *rate_limit_headers(usage.standings(), longest_s)]
+            standings = usage.standings()
+            if standings:
+                sent = list(message.get("headers", []))
+                retry_after_s = dict(sent).get(b"retry-after")
+                longest_s = None if retry_after_s is None else int(retry_after_s)
+                message["headers"] = [*sent, *rate_limit_headers(standings, longest_s)]
         await send(message)
 
     return told

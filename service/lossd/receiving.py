@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import anyio.to_thread
 import zstandard
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from lossd import metrics
 from lossd.http_protocol import ARRIVAL, Arrival
@@ -176,7 +176,13 @@ async def _gathered(
 ) -> Body:
     """What comes, up to its end; `take` reserves what was not announced."""
     body: Body = bytearray()
-    async for chunk in request.stream():
+    more_comes = True
+    while more_comes:  # as Starlette's `stream`, which costs twice as much
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        more_comes = message.get("more_body", False)
         if take is not None:
             take(len(chunk))
         body = _joined(body, chunk)
@@ -202,7 +208,7 @@ def _too_large(limit_bytes: int) -> TooLargeError:
 
 def _joined(body: Body, chunk: bytes | memoryview) -> Body:
     """What came before and what comes now; a body that comes whole stays where it landed."""
-    if not chunk:  # Starlette ends every stream with one of these
+    if not chunk:
         return body
     if isinstance(chunk, memoryview) and not body:
         return chunk

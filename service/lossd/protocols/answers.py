@@ -1,8 +1,10 @@
-"""From an outcome to a body: JSON, or safetensors in parts that are never joined."""
+"""From an outcome to a body: JSON, or safetensors in parts that are never joined.
+
+orjson writes null for a float that JSON has no number for.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -26,7 +28,7 @@ def write_safetensors(
     document: Mapping[str, Any], tensors: Mapping[str, Array]
 ) -> list[bytes | memoryview]:
     """Parts of the answer as a safetensors file."""
-    return encode_safetensors(tensors, {"response": orjson.dumps(_finite(document)).decode()})
+    return encode_safetensors(tensors, {"response": orjson.dumps(document).decode()})
 
 
 def write_json(
@@ -93,15 +95,4 @@ def _tensor(array: Array, arrays: Arrays) -> Any:
 
 
 def _listed(array: Array) -> Any:
-    return _finite(array.astype("float64").tolist())
-
-
-def _finite(value: Any) -> Any:
-    """The value with None for what JSON has no number for."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    return value
+    return array.astype("float64").tolist()
