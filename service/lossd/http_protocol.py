@@ -13,7 +13,7 @@ import contextlib
 import math
 import random
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -657,10 +657,13 @@ class _HeadHeld:
 
 def announced_bytes(headers: Any) -> int | None:
     """The body's length as the head says it, None if only its end will tell."""
-    found: Mapping[bytes, bytes] = dict(headers)
-    if b"transfer-encoding" in found:
-        return None
-    return int(found.get(b"content-length", b"0"))
+    nbytes = 0
+    for name, value in headers:
+        if name == b"transfer-encoding":
+            return None
+        if name == b"content-length":
+            nbytes = int(value)
+    return nbytes
 
 
 def _closing(headers: Any) -> list[tuple[bytes, bytes]]:

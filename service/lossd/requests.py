@@ -133,22 +133,23 @@ async def answer_evaluation(
 async def _answer(
     request: Request, engine: Engine, settings: Settings, kept: KeptTensors, stages: Stages
 ) -> Written:
+    caller, work = request.state.caller, request.state.work
     kind, content_type = body_kind(request)
     encoding, arrays = answer_form(request, kind)
-    engine.check_room(request.state.caller, nbytes=request.state.work.announced_bytes)
+    engine.check_room(caller, nbytes=work.announced_bytes)
     stages.begin("receive")
     async with received_body(request, settings) as body:
         stages.begin("read")
-        find = Finder(kept.store, request.state.caller)
+        find = Finder(kept.store, caller)
 
         def read(budget: Budget) -> tuple[EvaluateRequest, Job | RowJob]:
             sources = Sources(budget, find)
             evaluation, job = _read(body, kind, content_type, settings, sources)
             return evaluation, kept.on_device.placed(job, find.used)
 
-        evaluation, job = await decode(request.state.caller, body, kind, settings, read)
+        evaluation, job = await decode(caller, body, kind, settings, read)
     stages.end()
-    request.state.work.charge_samples(job.samples)
+    work.charge_samples(job.samples)
     completed = await compute(request, engine, job, left_s(evaluation.timeout_ms, settings, stages))
     stages.add_engine(completed)
     document = _document(job, completed, stages, engine, request.state.request_id)
@@ -162,9 +163,9 @@ async def _answer(
     stages.begin("write")
     # A safetensors file is its tensors as they lie and a short head.
     nbytes = 0 if encoding == "safetensors" else sum(one.nbytes for one in tensors.values())
-    parts = await offload(request.state.caller, nbytes, write)
+    parts = await offload(caller, nbytes, write)
     stages.end()
-    metrics.series(metrics.SAMPLES, request.state.caller.name).inc(job.samples)
+    metrics.series(metrics.SAMPLES, caller.name).inc(job.samples)
     return Written(parts, media_type(encoding), stages, job.samples)
 
 
@@ -252,16 +253,19 @@ async def compute(request: Request, engine: Engine, job: AnyJob, left_s: float) 
         ticket.abandon()  # a job nobody waits for leaves the queue, or is computed no further
 
 
-@contextlib.contextmanager
-def _hang_up_told(request: Request, listener: Callable[[], None]) -> Iterator[None]:
+def _hang_up_told(
+    request: Request, listener: Callable[[], None]
+) -> contextlib.AbstractContextManager[None]:
     """Calls a function when the client has gone; its whole body has been received before."""
     hang_up: HangUp | None = request.scope.get("extensions", {}).get(HANG_UP)
-    if hang_up is not None:
-        with hang_up.told_to(listener):
-            yield
-        return
+    return _asking(request, listener) if hang_up is None else hang_up.told_to(listener)
 
-    async def wait() -> None:  # a server of another kind tells it to those who ask
+
+@contextlib.contextmanager
+def _asking(request: Request, listener: Callable[[], None]) -> Iterator[None]:
+    """The same where the server tells it only to those who ask."""
+
+    async def wait() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         listener()
@@ -299,7 +303,9 @@ def answer_form(request: Request, kind: str) -> tuple[Encoding, Arrays]:
     """How the answer is written: as the `Accept` header asks, else as the body came."""
     otherwise: Encoding = "safetensors" if kind == SAFETENSORS else "json"
     encoding = encoding_asked(request.headers.get("accept", ""), otherwise)
-    arrays = request.query_params.get("arrays", "base64")
+    # Nearly all have no query; Starlette takes as long to parse that as any other.
+    query = request.query_params if request.scope["query_string"] else {}
+    arrays = query.get("arrays", "base64")
     if arrays not in ("base64", "list"):
         msg = f"arrays is base64 or list, got {arrays[:40]!r}"
         raise InvalidInputError(msg, errors=[FieldError(("query", "arrays"), msg)])

@@ -44,11 +44,13 @@ class PartsResponse(Response):
 def _joined(parts: Iterable[memoryview]) -> Iterator[bytes | memoryview]:
     """The parts in their order, small neighbours as one; at least one piece."""
     waiting: list[memoryview] = []
+    waiting_bytes = 0
     for part in parts:
-        if waiting and sum(one.nbytes for one in waiting) + part.nbytes > _SMALL_BYTES:
+        if waiting and waiting_bytes + part.nbytes > _SMALL_BYTES:
             yield _as_one(waiting)
-            waiting = []
+            waiting, waiting_bytes = [], 0
         waiting.append(part)
+        waiting_bytes += part.nbytes
     yield _as_one(waiting)
 
 
