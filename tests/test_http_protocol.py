@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import math
 import socket
+import struct
 import time
 from asyncio import selector_events
 from collections.abc import Iterator
@@ -242,6 +243,40 @@ def test_what_is_no_http_is_answered_with_a_problem(own: Listening, noise: bytes
     assert answer.headers["content-type"] == PROBLEM
     assert answer.headers["x-request-id"] == answer.document["request_id"]
     assert cut("malformed_request") == before + 1
+
+
+def test_who_resets_as_an_early_answer_ends_is_no_error() -> None:
+    outcomes: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await Echo()(scope, receive, send)
+        except OSError as error:
+            outcomes.append(repr(error))
+            raise
+        outcomes.append("sent")
+
+    with listening(app) as running, running.connect() as connection:
+        (protocol,) = wait_for_protocols(running, 1)
+        protocol.transport = ResetBeforeItsEnd(protocol.transport, connection)
+        connection.sendall(request("/unread", LARGE)[:1000])
+        wait_until(lambda: not running.server.server_state.connections)
+    assert outcomes == ["sent"]
+
+
+class ResetBeforeItsEnd:
+    """A transport whose other side resets the connection at the worst time."""
+
+    def __init__(self, transport: asyncio.Transport, other: socket.socket) -> None:
+        self._transport, self._other = transport, other
+
+    def write_eof(self) -> None:
+        self._other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._other.close()
+        self._transport.write_eof()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def test_noise_behind_a_request_does_not_spoil_its_answer(own: Listening) -> None:

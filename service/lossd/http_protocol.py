@@ -408,8 +408,12 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             error.request_id = new_request_id()
             self._note_cut(error.code, request_id=error.request_id)
             self.transport.write(_refusal(error, self._path(), self.server_state.default_headers))
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        try:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        except OSError:  # the other side has gone meanwhile
+            self.transport.abort()
+            return
         self.flow.resume_reading()
         self._linger_timer = self.loop.call_later(_LINGER_S, self.transport.close)
 
