@@ -27,6 +27,7 @@ from client_peer import (
 )
 from lossd_client import errors
 from lossd_client._address import Address, Route, checked_address
+from lossd_client.qa.arrays import ArrayFile
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -141,6 +142,17 @@ def test_a_certificate_of_ones_own_is_trusted_by_a_context_of_ones_own(
     context = ssl.create_default_context(cafile=str(certificate))
     logits = np.random.default_rng(0).normal(size=(1, 1, 1024, 1024)).astype(np.float32)
     assert is_right(evaluate(tls_url, {"ssl_context": context}, logits=logits))
+    assert arrived[0].body[-logits.nbytes :] == logits.tobytes()
+
+
+@both
+def test_a_file_goes_through_tls(
+    evaluate: Evaluate, tls_url: str, certificate: Path, arrived: list[Arrived], tmp_path: Path
+) -> None:
+    logits = np.random.default_rng(0).normal(size=(1, 1, 1024, 1024)).astype(np.float32)
+    np.save(tmp_path / "logits.npy", logits)
+    settings = {"ssl_context": ssl.create_default_context(cafile=str(certificate))}
+    assert is_right(evaluate(tls_url, settings, logits=ArrayFile(tmp_path / "logits.npy").mapped()))
     assert arrived[0].body[-logits.nbytes :] == logits.tobytes()
 
 

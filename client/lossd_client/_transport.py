@@ -23,11 +23,10 @@ from typing import Protocol, cast
 
 from lossd_client._address import Address, Route
 from lossd_client._memory import fresh
+from lossd_client._outgoing import Outgoing
 from lossd_client._protocol import Reply, Request
 
 _IDLE_CONNECTIONS = 32
-_VIEWS_AT_A_TIME = 64  # well below what any system takes in one call
-_TLS_PIECE_BYTES = 1 << 18  # TLS repeats a write that was cut short; that should not be megabytes
 _NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 _OVER = "the time of the call is over"
 _INFORMATIONAL = range(100, 200)
@@ -221,7 +220,6 @@ class Wire(io.RawIOBase):
         self._watched = selectors.EVENT_READ
         self._end_s: float | None = None
         self._reader = _Reader(self)
-        self._gathers = not isinstance(sock, ssl.SSLSocket) and sys.platform != "win32"
         self.heard = False
         """Whether anything came since `begin`."""
         self._at_end = False
@@ -263,22 +261,11 @@ class Wire(io.RawIOBase):
         Returns:
             Whether all were sent.
         """
-        waiting = deque(memoryview(part) for part in parts if len(part))
-        hears = True
-        while waiting:
-            self._left_s()
-            try:
-                _drop(waiting, self._send_some(waiting))
-            except _CUT:
-                return False
-            except _WOULD_BLOCK:
-                self._wait(_BOTH if hears else selectors.EVENT_WRITE)
-                answer = self._peeked() if hears else b""
-                if answer.startswith(b"HTTP/1.1 1"):
-                    hears = False  # an interim answer; the final one is read after the body
-                elif answer or self._at_end:
-                    return False
-        return True
+        waiting = Outgoing(self._sock, parts)
+        try:
+            return self._send_all(waiting)
+        finally:
+            waiting.close()
 
     def receive(self, method: str) -> tuple[Reply, bool]:
         """The answer, and whether the connection can be used again."""
@@ -318,12 +305,22 @@ class Wire(io.RawIOBase):
         finally:
             self._end_s = end_s
 
-    def _send_some(self, waiting: "deque[memoryview]") -> int:
-        if self._gathers:
-            return self._sock.sendmsg(
-                [waiting[k] for k in range(min(len(waiting), _VIEWS_AT_A_TIME))]
-            )
-        return self._sock.send(waiting[0][:_TLS_PIECE_BYTES])
+    def _send_all(self, waiting: Outgoing) -> bool:
+        hears = True
+        while waiting:
+            self._left_s()
+            try:
+                waiting.send_some()
+            except _CUT:
+                return False
+            except _WOULD_BLOCK:
+                self._wait(_BOTH if hears else selectors.EVENT_WRITE)
+                answer = self._peeked() if hears else b""
+                if answer.startswith(b"HTTP/1.1 1"):
+                    hears = False  # an interim answer; the final one is read after the body
+                elif answer or self._at_end:
+                    return False
+        return True
 
     def _wait(self, events: int) -> None:
         if events != self._watched:
@@ -363,16 +360,6 @@ class _Readable:
 def _close_all(idle: "deque[Wire]") -> None:
     while idle:
         idle.pop().close()
-
-
-def _drop(waiting: "deque[memoryview]", count: int) -> None:
-    """Take the first `count` bytes off the views."""
-    while count:
-        first = waiting.popleft()
-        if count < len(first):
-            waiting.appendleft(first[count:])
-            return
-        count -= len(first)
 
 
 def _body(response: HTTPResponse) -> memoryview | bytearray:

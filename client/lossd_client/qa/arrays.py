@@ -5,7 +5,6 @@ refused before anything is allocated.
 """
 
 import math
-import mmap
 import re
 import threading
 import tokenize
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from lossd_client._files import MappedFile
 from lossd_client.qa.problems import DataError
 
 _UNREADABLE = (
@@ -143,8 +143,7 @@ class ArrayFile:
             begin, count = file.tell(), math.prod(shape)
             plain = not (is_turned or dtype.hasobject) and dtype.isnative
             if plain and count and size_bytes - begin == count * dtype.itemsize:
-                content = mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ)
-                return np.frombuffer(content, dtype, count, begin).reshape(shape)
+                return np.frombuffer(MappedFile.of(file), dtype, count, begin).reshape(shape)
         return self.read()
 
     def version(self) -> str:

@@ -31,6 +31,9 @@ _BYTES = 256
 _WRONG = 254
 """Byte that marks a label that is not allowed; not a class where masks are translated as bytes."""
 
+_FEW_CHANGES = 3
+"""So many labels are changed faster one by one than by a look into a table for every pixel."""
+
 
 @dataclass(frozen=True)
 class ClassList:
@@ -263,9 +266,17 @@ class LabelRules:
         return small
 
     def _looked_up(self, mask: Mask) -> npt.NDArray[np.uint8]:
-        # Not numpy's indexing, which makes eight bytes of each index first.
-        codes = mask.tobytes().translate(self._table)
-        return np.frombuffer(codes, np.uint8).reshape(mask.shape)
+        # 255, mostly the ignored label, becomes 0 here, and leaves the largest label the largest.
+        largest = int((mask + np.uint8(1)).max(initial=0))
+        changed = [(old, by) for old, by in self._changes if old < largest or old == _BYTES - 1]
+        if len(changed) > _FEW_CHANGES:
+            # Not numpy's indexing, which makes eight bytes of each index first.
+            codes = mask.tobytes().translate(self._table)
+            return np.frombuffer(codes, np.uint8).reshape(mask.shape)
+        small = mask.astype(np.uint8, order="C")
+        for old, by in changed:
+            small += (mask == old).view(np.uint8) * np.uint8(by)
+        return small
 
     @cached_property
     def _table(self) -> bytes:
@@ -273,6 +284,12 @@ class LabelRules:
         return bytes(
             _WRONG if label is None else _BYTES - 1 if label == IGNORED else label for label in new
         )
+
+    @cached_property
+    def _changes(self) -> list[tuple[int, int]]:
+        """Values that the table changes, and what is to be added to them, modulo 256."""
+        by = [(new - old) % _BYTES for old, new in enumerate(self._table)]
+        return [(old, added) for old, added in enumerate(by) if added]
 
     def _new(self, value: int) -> int | None:
         label = self.mapping.get(value, value)

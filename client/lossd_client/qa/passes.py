@@ -43,6 +43,7 @@ from lossd_client.wire import Array
 
 _GROUP_BYTES = 16 << 20
 _GROUP_IMAGES = 32
+_SHARES_PER_WORKER = 2
 _EVIDENCE_BYTES = len(EVIDENCE)
 """Bytes of a pixel's evidence."""
 _RENEWALS = 3
@@ -284,8 +285,10 @@ class Passes:
         def counted(group: Sequence[Item]) -> tuple[Problems, Sequence[Item]]:
             return work(group), group
 
+        workers = self.options.workers
+        groups = _groups(items, bytes_of, _SHARES_PER_WORKER * workers)
         with stage(title, len(items), self.options.progress) as done:
-            for found, group in in_order(_groups(items, bytes_of), counted, self.options.workers):
+            for found, group in in_order(groups, counted, workers):
                 problems |= found
                 done(len(group), sum(item.pixels for item in group))
         return problems
@@ -361,12 +364,19 @@ def _tried(
     return [answered for one in loaded for answered in _tried([one], ask)]
 
 
-def _groups(items: Iterable[Item], bytes_of: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Neighbours that together make a request of a size that is worth its while."""
+def _groups(
+    items: Sequence[Item], bytes_of: Callable[[Item], int], shares: int
+) -> Iterator[list[Item]]:
+    """Neighbours that together make a request of a size that is worth its while.
+
+    There are at least so many shares, if there are images enough: with fewer, most workers would
+    be idle while the last of them are computed.
+    """
+    most_bytes = min(_GROUP_BYTES, sum(map(bytes_of, items)) // shares)
     group: list[Item] = []
     size_bytes = 0
     for item in items:
-        if group and (size_bytes + bytes_of(item) > _GROUP_BYTES or len(group) == _GROUP_IMAGES):
+        if group and (size_bytes + bytes_of(item) > most_bytes or len(group) == _GROUP_IMAGES):
             yield group
             group, size_bytes = [], 0
         group.append(item)

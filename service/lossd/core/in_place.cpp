@@ -718,6 +718,26 @@ inline float normal_exponential(float x) {
   return p * as_float((uint32_t)(k + 127) << 23);
 }
 
+// The same of several at once.
+inline Floats normal_exponentials(Floats x) {
+  // As in `power`, but with the exponent's bias of 127 in it. No product lies halfway between two
+  // integers, so its being odd rounds nothing the other way.
+  const Floats shift = Floats{} + (12582912.0f + 127.0f);
+  x = x < -87.0f ? Floats{} - 87.0f : x;
+  const Floats shifted = x * 1.44269504088896341f + shift;
+  const Floats whole = shifted - shift;
+  Floats r = x - whole * 0.693145751953125f;
+  r = r - whole * 1.42860682030941723212e-6f;
+  Floats p = Floats{} + 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return p * (Floats)((Ints)shifted << 23);
+}
+
 // One block of pixels; whether all losses that count are finite. QA needs a loss to a sixteenth of
 // a nat, and none of the digits that Softmax::prepare goes to some length for.
 bool look(const Sample& s, int classes, int64_t begin, int count, float* x, const Seen& seen,
@@ -727,34 +747,37 @@ bool look(const Sample& s, int classes, int64_t begin, int count, float* x, cons
   const int32_t* const label = block.label;
   int32_t best[BLOCK], level[BLOCK], step[BLOCK];
   float loss[BLOCK], top[BLOCK], own[BLOCK], total[BLOCK];
-  for (int n = 0; n < BLOCK; n++) total[n] = 0.0f;
+  int removed = 0;
+#pragma omp simd reduction(+ : removed)
+  for (int n = 0; n < BLOCK; n++) removed += label[n] < 0 ? 1 : 0;
   for (int c = 0; c < classes; c++) {
     float* row = x + (int64_t)c * BLOCK;
     load(s.logits, s.logits_dtype, c * s.pixels + begin, count, row);
     for (int n = count; n < BLOCK; n++) row[n] = 0.0f;
+    if (removed) {  // which may hold NaN
+#pragma omp simd
+      for (int n = 0; n < BLOCK; n++) row[n] = label[n] >= 0 ? row[n] : 0.0f;
+    }
   }
   for (int n = 0; n < BLOCK; n += LANES) {
     const Ints given = vector_at<Ints>(label + n);
-    Ints first = {};
+    Ints first = {}, place = {};
     Floats largest = Floats{} - INFINITY, mine = {};
     for (int c = 0; c < classes; c++) {
-      float* row = x + (int64_t)c * BLOCK + n;
-      Floats value = vector_at<Floats>(row);
-      value = given >= 0 ? value : Floats{};  // what is removed may hold NaN
-      std::memcpy(row, &value, sizeof value);
+      const Floats value = vector_at<Floats>(x + (int64_t)c * BLOCK + n);
       const Ints larger = value > largest;
-      first = larger ? Ints{} + c : first;
+      first = larger ? place : first;
       largest = larger ? value : largest;
-      mine = given == c ? value : mine;
+      mine = given == place ? value : mine;
+      place += 1;
     }
+    Floats sum = {};
+    for (int c = 0; c < classes; c++)
+      sum += normal_exponentials(vector_at<Floats>(x + (int64_t)c * BLOCK + n) - largest);
     std::memcpy(best + n, &first, sizeof first);
     std::memcpy(top + n, &largest, sizeof largest);
     std::memcpy(own + n, &mine, sizeof mine);
-  }
-  for (int c = 0; c < classes; c++) {
-    const float* row = x + (int64_t)c * BLOCK;
-#pragma omp simd
-    for (int n = 0; n < BLOCK; n++) total[n] += normal_exponential(row[n] - top[n]);
+    std::memcpy(total + n, &sum, sizeof sum);
   }
   // In steps, each of which the compiler makes vectors of: in one it would branch on the label.
 #pragma omp simd

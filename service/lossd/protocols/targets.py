@@ -173,9 +173,21 @@ def _table(dtype: np.dtype[Any], kind: Labels, small: np.dtype[Any]) -> Array:
 def _translated(target: Array, table: Array) -> Array:
     if table.itemsize > 1:
         return table[target.view(np.uint8)]
+    if _stays(target.view(np.uint8), table.view(np.uint8)):
+        return target.astype(table.dtype, order="C")
     # numpy's indexing would make eight bytes of each index first.
     codes = bytearray(np.ascontiguousarray(target)).translate(table.tobytes())
     return np.frombuffer(codes, table.dtype).reshape(target.shape)
+
+
+def _stays(codes: Array, table: Array) -> bool:
+    """Whether the table changes none of the codes that occur."""
+    is_kept = table == np.arange(table.size, dtype=np.uint8)
+    if not is_kept[-1]:
+        return False
+    # 255 mostly says "ignored": it becomes 0 here, and leaves the largest label the largest.
+    largest = int((codes + np.uint8(1)).max(initial=0))
+    return bool(is_kept[:largest].all())
 
 
 def _refuse_label(target: Array, wrong: Array, kind: Labels, loc: Loc) -> NoReturn:
