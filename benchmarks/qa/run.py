@@ -35,7 +35,7 @@ _ROUNDS, _QUICK_ROUNDS = 5, 1
 _COPIES, _QUICK_COPIES = 8, 2
 _LARGE_IMAGES, _QUICK_LARGE_IMAGES = 24, 4
 _LARGE_SIZE = (1024, 1024)
-_WORKERS = 2
+_WORKERS = 4  # as `score` and the command have it
 _SPENT = ("passed_s", "own_s", "service_s")
 _MEASURED = """
 import sys
