@@ -6,6 +6,7 @@ import inspect
 import math
 import socket
 import struct
+import sys
 import time
 from asyncio import selector_events
 from collections.abc import Iterator
@@ -79,6 +80,45 @@ def test_a_body_arrives_whatever_its_length(either: Listening, nbytes: int) -> N
     body = LARGE[:nbytes]
     (answer,) = either.exchange(request("/", body, CLOSE))
     assert told(answer) == (200, nbytes, sum(body))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not wait for more")
+def test_a_large_body_is_read_in_large_pieces(own: Listening, echo: Echo) -> None:
+    with own.connect() as connection:
+        body = request("/", LARGE, CLOSE)
+        step = len(body) // 60
+        connection.sendall(body[:step])
+        wait_until(lambda: bool(echo.entered.is_set()))
+        (protocol,) = wait_for_protocols(own, 1)
+        reads: list[int] = []
+        updated = protocol.buffer_updated
+
+        def noted(nbytes: int) -> None:
+            reads.append(nbytes)
+            updated(nbytes)
+
+        protocol.buffer_updated = noted
+        for start in range(step, len(body), step):
+            connection.sendall(body[start : start + step])
+            time.sleep(0.002)
+        (answer,) = answers(received(connection))
+    assert told(answer) == (200, len(LARGE), sum(LARGE))
+    assert 0 < len(reads) < 10
+
+
+def test_a_small_request_behind_a_large_body_is_heard(own: Listening) -> None:
+    with own.connect() as connection:
+        for body in (LARGE, b"abc", LARGE):
+            connection.sendall(request("/", body))
+            (answer,) = answers(one_answer(connection))
+            assert told(answer) == (200, len(body), sum(body))
+
+
+def one_answer(connection: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"}"):
+        data += connection.recv(65536)
+    return data
 
 
 def test_a_body_in_chunks_arrives(either: Listening) -> None:

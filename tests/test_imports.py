@@ -34,6 +34,7 @@ LAYERS = [
         "repeated",
         "model_statistics",
         "loopback",
+        "landing",
         "shared_memory",
     },
     {"losses"},

@@ -26,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from lossd import metrics
 from lossd.body_memory import BodyMemory
 from lossd.error_bodies import error_body
+from lossd.landing import ARRIVAL, Arrival, Landing
 from lossd.settings import Settings
 from lossd_client.errors import (
     HeadTimeoutError,
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 log = structlog.get_logger(__name__)
-
-ARRIVAL: Final = "lossd.arrival"
-"""The ASGI extension that tells how much of a body has arrived: an `Arrival`."""
 
 HANG_UP: Final = "lossd.hang_up"
 """The ASGI extension that tells when the other side is gone: a `HangUp`."""
@@ -152,7 +150,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
-        self._landing: _Landing | None = None
+        self._landing: Landing | None = None
         self._exchange: _Exchange | None = None  # that the application is busy with
         self._lingering: RequestResponseCycle | None = None
         self._spoilt: RequestResponseCycle | None = None
@@ -325,13 +323,16 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         Returns:
             None if the sender went away.
         """
-        landing = self._landing = _Landing(self.memory.take(nbytes), first, arrival)
+        memory = self.memory.take(nbytes)
+        sock = self.transport.get_extra_info("socket")
+        landing = self._landing = Landing(memory, first, arrival, sock)
         self.flow.resume_reading()
         try:
             await landing.ended
         except asyncio.CancelledError:
             if not landing.is_full():
                 # The parser has not seen what landed, so nothing after it can be read.
+                landing.leave()
                 self._landing, self._deaf, cycle.keep_alive = None, True, False
             raise
         return landing.body if landing.is_full() else None
@@ -476,15 +477,6 @@ def _refusal(error: LossdError, path: str, headers: list[tuple[bytes, bytes]]) -
     return b"\r\n".join([*lines, b"", body])
 
 
-class Arrival:
-    """How much of a body has arrived."""
-
-    def __init__(self) -> None:
-        self.arrived_bytes = 0
-        self.is_whole = False
-        """Whether the next message is all of it and can be had without waiting."""
-
-
 class HangUp:
     """Tells whoever waits for an answer that the other side is gone."""
 
@@ -508,35 +500,6 @@ class HangUp:
         self._has_happened = True
         for listener in tuple(self._listeners):
             listener()
-
-
-class _Landing:
-    """Memory of a body whose length is known, and how far it is filled."""
-
-    def __init__(self, body: memoryview, first: bytes, arrival: Arrival) -> None:
-        self.body = body
-        self.body[: len(first)] = first
-        self._arrival = arrival
-        self.ended = asyncio.get_running_loop().create_future()
-
-    def rest(self) -> memoryview:
-        """What is not filled yet."""
-        return self.body[self._arrival.arrived_bytes :]
-
-    def advance(self, nbytes: int) -> None:
-        """So many more bytes were written."""
-        self._arrival.arrived_bytes += nbytes
-        if self.is_full():
-            self.end()
-
-    def is_full(self) -> bool:
-        """Whether the whole body is there."""
-        return self._arrival.arrived_bytes == self.body.nbytes
-
-    def end(self) -> None:
-        """Nothing more will come."""
-        if not self.ended.done():
-            self.ended.set_result(None)
 
 
 class _Exchange:

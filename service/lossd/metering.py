@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossd.error_bodies import INFERENCE
-from lossd.http_protocol import ARRIVAL, Arrival, announced_bytes
+from lossd.http_protocol import announced_bytes
+from lossd.landing import ARRIVAL, Arrival
 from lossd.problems import answer_problem
 from lossd.quotas import WINDOW_S, Quota, Quotas, Standing, Usage, Work
 from lossd_client.errors import LossdError

@@ -17,7 +17,7 @@ import zstandard
 from starlette.requests import ClientDisconnect, Request
 
 from lossd import metrics
-from lossd.http_protocol import ARRIVAL, Arrival
+from lossd.landing import ARRIVAL, Arrival
 from lossd.settings import Settings
 from lossd.shared_bodies import shared_body
 from lossd_client.errors import (
