@@ -387,6 +387,38 @@ def test_journals_of_one_folder_write_beside_each_other(tmp_path: Path) -> None:
     assert late.read(second) == bytearray(b"again")
 
 
+def test_a_record_can_be_mapped_whatever_follows_it(tmp_path: Path) -> None:
+    first, second, third = keys_of(3)
+    journal = Journal(tmp_path)
+    assert journal.mapped(first) is None
+    journal.add(first, [b"one"])
+    one = journal.mapped(first)
+    assert one == memoryview(b"one")
+    journal.add(second, [b"longer", b" than it"])
+    two = journal.mapped(second)
+    assert two == memoryview(b"longer than it")
+    assert journal.mapped(third) is None
+    journal.add(third, [])
+    assert journal.mapped(third) == memoryview(b"")
+    late = Journal(tmp_path)
+    late.keep_only([second])
+    assert late.mapped(first) is None
+    assert late.mapped(second) == two
+    journal.forget()
+    late.forget()
+    assert late.mapped(second) is None
+    assert bytes(one) + bytes(two) == b"onelonger than it"  # who holds it keeps it
+
+
+def test_a_file_that_is_cut_off_before_it_is_mapped_holds_no_record(tmp_path: Path) -> None:
+    Journal(tmp_path).add(KEY, [b"12345"])
+    journal = Journal(tmp_path)
+    assert journal.keys() == [KEY]
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert journal.mapped(KEY) is None
+
+
 def test_a_record_whose_file_went_is_none(tmp_path: Path) -> None:
     Journal(tmp_path).add(KEY, [b"1"])
     journal = Journal(tmp_path)
@@ -395,6 +427,7 @@ def test_a_record_whose_file_went_is_none(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         path.unlink()
     assert journal.read(KEY) is None
+    assert journal.mapped(KEY) is None
 
 
 def test_a_write_that_failed_ends_its_file(tmp_path: Path) -> None:

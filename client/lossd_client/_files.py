@@ -31,7 +31,7 @@ class MappedFile(mmap.mmap):
             ValueError: it is empty.
         """
         mapped = cls(file.fileno(), 0, access=mmap.ACCESS_READ)
-        mapped._path, mapped._identity = file.name, _identity(file.fileno())
+        mapped._path, mapped._identity = os.fspath(file.name), _identity(file.fileno())
         return mapped
 
     def opened(self) -> int | None:

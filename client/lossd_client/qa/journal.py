@@ -16,6 +16,7 @@ import io
 import os
 import secrets
 import struct
+import sys
 import threading
 import weakref
 import zlib
@@ -23,6 +24,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from lossd_client._files import MappedFile
 
 _HEAD = struct.Struct("<32sQ")
 _CHECKSUM = struct.Struct("<I")
@@ -36,6 +39,7 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._opened: io.FileIO | None = None
+        self._mapped: MappedFile | None = None
 
     def open(self, mode: str) -> io.FileIO:
         if self._opened is None:
@@ -47,6 +51,20 @@ class _File:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
+        self._mapped = None
+
+    def mapped(self, begin: int, length: int) -> memoryview | None:
+        """As `read`, as memory that the system fills from the file."""
+        if sys.platform == "win32":  # where a file that is mapped cannot be removed
+            content = self.read(begin, length)
+            return None if content is None else memoryview(content)
+        if self._mapped is None or len(self._mapped) < begin + length:
+            try:
+                self._mapped = MappedFile.of(self.open("rb"))
+            except FileNotFoundError:
+                return None
+        view = memoryview(self._mapped)[begin : begin + length]
+        return view if len(view) == length else None
 
     def read(self, begin: int, length: int) -> bytearray | None:
         """So many bytes from there; None where they are not there any more."""
@@ -113,6 +131,15 @@ class Journal:
         with self._lock:
             place = self._places().get(bytes.fromhex(key))
             return None if place is None else place.file.read(place.begin, place.length)
+
+    def mapped(self, key: str) -> memoryview | None:
+        """Content of a record to be sent and not to be looked at, as it lies in its file.
+
+        What was given stays as long as somebody holds it, even when the record is removed.
+        """
+        with self._lock:
+            place = self._places().get(bytes.fromhex(key))
+            return None if place is None else place.file.mapped(place.begin, place.length)
 
     def add(self, key: str, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         """Adds a record, in the place of one of the same key.

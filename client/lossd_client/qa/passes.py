@@ -41,7 +41,9 @@ from lossd_client.qa_wire import (
 )
 from lossd_client.wire import Array
 
-_GROUP_BYTES = 16 << 20
+_LEAST_GROUP_BYTES, _GROUP_BYTES = 2 << 20, 16 << 20
+"""What is worth a request, and what is not worth a larger one."""
+
 _GROUP_IMAGES = 32
 _SHARES_PER_WORKER = 2
 _EVIDENCE_BYTES = len(EVIDENCE)
@@ -369,10 +371,11 @@ def _groups(
 ) -> Iterator[list[Item]]:
     """Neighbours that together make a request of a size that is worth its while.
 
-    There are at least so many shares, if there are images enough: with fewer, most workers would
+    There are at least so many shares, if there is enough for them: with fewer, most workers would
     be idle while the last of them are computed.
     """
-    most_bytes = min(_GROUP_BYTES, sum(map(bytes_of, items)) // shares)
+    share_bytes = sum(map(bytes_of, items)) // shares
+    most_bytes = min(max(share_bytes, _LEAST_GROUP_BYTES), _GROUP_BYTES)
     group: list[Item] = []
     size_bytes = 0
     for item in items:

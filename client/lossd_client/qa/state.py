@@ -133,8 +133,8 @@ class State:
         self._shelves["observed"].add(key, [zlib.compress(body, _FAST)])
 
     def evidence(self, key: str) -> dict[str, Array] | None:
-        """Tensors for the second pass; None where there are none."""
-        content = self._shelves["evidence"].read(key)
+        """Tensors for the second pass, which lie in a file; None where there are none."""
+        content = self._shelves["evidence"].mapped(key)
         if content is None:
             return None
         try:
