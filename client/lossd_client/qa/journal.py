@@ -39,7 +39,6 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._opened: io.FileIO | None = None
-        self._mapped: MappedFile | None = None
 
     def open(self, mode: str) -> io.FileIO:
         if self._opened is None:
@@ -51,19 +50,19 @@ class _File:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
-        self._mapped = None
 
     def mapped(self, begin: int, length: int) -> memoryview | None:
         """As `read`, as memory that the system fills from the file."""
         if sys.platform == "win32":  # where a file that is mapped cannot be removed
             content = self.read(begin, length)
             return None if content is None else memoryview(content)
-        if self._mapped is None or len(self._mapped) < begin + length:
-            try:
-                self._mapped = MappedFile.of(self.open("rb"))
-            except FileNotFoundError:
-                return None
-        view = memoryview(self._mapped)[begin : begin + length]
+        try:
+            # Anew for every record: what was looked at of a mapping that stays is memory of this
+            # process, and would be all of the file in the end.
+            mapped = MappedFile.of(self.open("rb"))
+        except FileNotFoundError:
+            return None
+        view = memoryview(mapped)[begin : begin + length]
         return view if len(view) == length else None
 
     def read(self, begin: int, length: int) -> bytearray | None:
