@@ -69,7 +69,19 @@ inline uint32_t as_bits(float value) {
   return bits;
 }
 
-// e^x = p * 2^k with p next to 1, by Cephes' polynomial.
+// e^r for r within half of ln 2 of 0, by Cephes' polynomial: of a float, or a vector of them.
+template <class Number>
+inline Number near_one(Number r) {
+  Number p = Number{} + 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return p * (r * r) + r + 1.0f;
+}
+
+// e^x = p * 2^k with p next to 1.
 struct Power {
   float p;
   int32_t k;
@@ -82,14 +94,7 @@ inline Power power(float x) {
   const int32_t k = (int32_t)as_bits(shifted) - (int32_t)as_bits(shift);
   float r = x - whole * 0.693145751953125f;
   r = r - whole * 1.42860682030941723212e-6f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  return {p, k};
+  return {near_one(r), k};
 }
 
 // e^x for x up to 0, denormal results included: two factors of 2^k/2, since one could not be a
@@ -728,14 +733,7 @@ inline Floats normal_exponentials(Floats x) {
   const Floats whole = shifted - shift;
   Floats r = x - whole * 0.693145751953125f;
   r = r - whole * 1.42860682030941723212e-6f;
-  Floats p = Floats{} + 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  return p * (Floats)((Ints)shifted << 23);
+  return near_one(r) * (Floats)((Ints)shifted << 23);
 }
 
 // One block of pixels; whether all losses that count are finite. QA needs a loss to a sixteenth of
