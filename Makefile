@@ -24,7 +24,7 @@ demo: setup ## start the service, rank real annotations, write the page to revie
 	$(BIN)/python examples/demo.py
 
 test: setup ## every test, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _WINDOW_PX = (1400, 900)
 _TIMEOUT_MS = 20_000.0
 _INLINE = ("file:", "data:", "blob:", "about:")
+
+expect.set_options(timeout=_TIMEOUT_MS)  # for what is expected, too
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Services for the tests: a real process, and one in this process that tests may reach into."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,23 @@ structlog.configure(
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("lossd", deadline=None)
 hypothesis.settings.load_profile("lossd")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in an order in which two processes are busy; `-n` has to keep it.
+
+    The first that needs kernels comes first, and its process compiles them for minutes; the other
+    process gets the files that need none meanwhile. Among either, those with most tests come first.
+    """
+    counts = Counter(item.path for item in items)
+    needing = {item.path for item in items if "core" in getattr(item, "fixturenames", ())}
+    first = max(needing, key=counts.__getitem__, default=None)
+
+    def order(item: pytest.Item) -> tuple[bool, bool, int, Path]:
+        path = item.path
+        return path != first, path in needing, -counts[path], path
+
+    items.sort(key=order)
 
 
 @pytest.fixture(scope="session", autouse=True)

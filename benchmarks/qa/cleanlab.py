@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from benchmarks.qa.data import CamVid
+from numpy.lib import format as npy
+from PIL import Image
 
 _WORKER = Path(__file__).with_name("cleanlab_worker.py")
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Files of a data set for cleanlab.
+
+    Attributes:
+        labels: `[N, H, W]`.
+        probabilities: `[N, C, H, W]`.
+    """
+
+    labels: Path
+    probabilities: Path
 
 
 @dataclass(frozen=True)
@@ -28,20 +41,17 @@ class Cleanlab:
     version: str
     _process: subprocess.Popen[str]
 
-    def ask(
-        self, labels: Path, probabilities: Path, ignored: int, *, scores: bool
-    ) -> dict[str, Any]:
+    def ask(self, arrays: Arrays, ignored: int, *, scores: bool) -> dict[str, Any]:
         """What it finds in the arrays of those files.
 
         Args:
-            labels: `[N, H, W]`.
-            probabilities: `[N, C, H, W]`.
+            arrays: the files.
             ignored: label that does not count.
             scores: whether its image scores and points are wanted beside the time.
         """
         order = {
-            "labels": str(labels),
-            "probabilities": str(probabilities),
+            "labels": str(arrays.labels),
+            "probabilities": str(arrays.probabilities),
             "ignored": ignored,
             "scores": scores,
         }
@@ -72,18 +82,25 @@ def cleanlab(python: Path) -> Iterator[Cleanlab]:
             process.terminate()
 
 
-def write_probabilities(data: CamVid, path: Path) -> None:
-    """Softmax of all logits, `[N, C, H, W]` float32, as cleanlab wants them."""
-    found = []
-    for _, values in data.logits():
+def write_arrays(folder: Path, names: Sequence[str], to: Path) -> Arrays:
+    """A data set as cleanlab wants it: softmax of its logits in float32, and masks.
+
+    Args:
+        folder: the data set, as `CamVid.write_set` lays it out.
+        names: its images, all of one size.
+        to: folder of the files; it is there.
+    """
+    arrays = Arrays(to / "labels.npy", to / "probabilities.npy")
+    logits = [np.load(folder / f"predictions/{name}.npy", mmap_mode="r") for name in names]
+    written = npy.open_memmap(
+        arrays.probabilities, "w+", np.dtype(np.float32), (len(names), *logits[0].shape)
+    )
+    for place, values in enumerate(logits):
         exponents = np.exp(values.astype(np.float32) - values.max(axis=0).astype(np.float32))
-        found.append(exponents / exponents.sum(axis=0))
-    np.save(path, np.stack(found))
-
-
-def write_labels(data: CamVid, number: int, path: Path) -> None:
-    """Masks of a set, `[N, H, W]`."""
-    np.save(path, np.stack([data.mask(name, number) for name in data.names]))
+        written[place] = exponents / exponents.sum(axis=0)
+    masks = [np.asarray(Image.open(folder / f"annotations/{name}.png")) for name in names]
+    np.save(arrays.labels, np.stack(masks))
+    return arrays
 
 
 def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic_settings import CliApp
 
-from benchmarks.qa.cleanlab import Cleanlab, cleanlab, write_labels, write_probabilities
+from benchmarks.qa.cleanlab import Arrays, Cleanlab, cleanlab, write_arrays
 from benchmarks.qa.data import KINDS, SETS, CamVid
 from benchmarks.qa.figures import Points, Ranking, hits, mean_of, ranking, shares
 from benchmarks.qa.kinds import Told, confusion, told_kinds
@@ -75,17 +77,11 @@ class Bench:
         """Folder of the logits."""
         return self.folder / "predictions"
 
-    @property
-    def probabilities(self) -> Path:
-        """Softmax of the logits, for cleanlab."""
-        return self.folder / "probabilities.npy"
-
-    def labels(self, number: int) -> Path:
-        """Masks of a set, for cleanlab."""
-        path = self.folder / f"labels-{number}.npy"
-        if not path.exists():
-            write_labels(self.data, number, path)
-        return path
+    def arrays(self, folder: Path, names: Sequence[str]) -> Arrays:
+        """Images of a data set for cleanlab, in files that lie beside it."""
+        beside = folder.with_name(f"{folder.name}-arrays")
+        beside.mkdir()
+        return write_arrays(folder, names, beside)
 
     def score(self, folder: Path, out: Path | None = None) -> QaReport:
         """The report of a data set, begun afresh."""
@@ -117,8 +113,6 @@ def run(
         port, pid = opened.enter_context(_service(kernels))
         rival = None if python is None else opened.enter_context(cleanlab(python))
         bench = Bench(data, folder, port, pid, rival, quick)
-        if rival is not None:
-            write_probabilities(data, bench.probabilities)
         detection, pointing, kinds = _detection(bench)
         sections = [*detection, Section("points on changed pixels, at most 2 px beside", pointing)]
         sections.append(Section("probable kind of the region at the error", confusion(kinds)))
@@ -185,10 +179,10 @@ def _of_set(
         }
         kinds = list(told_kinds(bench.data, number, report))
     if bench.cleanlab is not None:
-        answer = bench.cleanlab.ask(
-            bench.labels(number), bench.probabilities, bench.data.ignore_index, scores=True
-        )
         names = bench.data.names
+        arrays = bench.arrays(folder, names)
+        answer = bench.cleanlab.ask(arrays, bench.data.ignore_index, scores=True)
+        shutil.rmtree(arrays.labels.parent)
         told[_SOFTMIN] = dict(zip(names, answer["softmin"], strict=True))
         told[_ISSUES] = dict(zip(names, answer["num_pixel_issues"], strict=True))
         pointed["cleanlab, largest regions"] = dict(zip(names, answer["points"], strict=True))
@@ -246,7 +240,13 @@ def _speed(bench: Bench) -> list[Row]:
         "lossd qa, 1024 x 1024": lambda: _spent(bench, large),
     }
     if bench.cleanlab is not None:
-        tasks["cleanlab find_label_issues(n_jobs=1), 240 x 180"] = lambda: _rival_spent(bench)
+        rival, names = bench.cleanlab, bench.data.names
+        for size, folder, own in (
+            ("240 x 180", small, names),
+            ("1024 x 1024", large, names[:count]),
+        ):
+            asked = partial(_rival_spent, rival, bench.arrays(folder, own), bench.data.ignore_index)
+            tasks[f"cleanlab find_label_issues(n_jobs=1), {size}"] = asked
     found: dict[str, list[Spent]] = {name: [] for name in tasks}
     for task in tasks.values():
         task()
@@ -264,12 +264,8 @@ def _spent(bench: Bench, folder: Path) -> Spent:
     return Spent(passed, time.process_time() - own, _cpu_s(bench.service_pid) - service)
 
 
-def _rival_spent(bench: Bench) -> Spent:
-    if bench.cleanlab is None:
-        raise RuntimeError("cleanlab is not run")
-    answer = bench.cleanlab.ask(
-        bench.labels(0), bench.probabilities, bench.data.ignore_index, scores=False
-    )
+def _rival_spent(rival: Cleanlab, arrays: Arrays, ignored: int) -> Spent:
+    answer = rival.ask(arrays, ignored, scores=False)
     return Spent(answer["find_label_issues_s"], answer["find_label_issues_cpu_s"])
 
 

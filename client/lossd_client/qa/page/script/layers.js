@@ -1,7 +1,7 @@
 // An image's layers as pictures of the size in which they are stored, and what they say of a pixel.
 
-import { bytesOf, inflated, maskInBox } from "./codec.js";
-import { regionsOf, thumbnailBytes, viewOf } from "./report.js";
+import { inflated, maskInBox } from "./codec.js";
+import { pictureAddress, regionsOf, thumbnailOf, viewOf } from "./report.js";
 
 const KEPT_IMAGES = 4;
 const OPAQUE = 255;
@@ -36,13 +36,13 @@ export class Layers {
     const [regions, view] = await Promise.all([regionsOf(image), viewOf(image)]);
     const outlines = regions.map((region) => outlineOf(region, image.size));
     if (view === null) {
-      const bytes = await thumbnailBytes(image);
-      const photo = bytes === null ? null : await picture(bytes);
+      const address = await thumbnailOf(image);
+      const photo = address === null ? null : await picture(address);
       const nothing = { given: null, predicted: null, heat: null, labels: [] };
       return { regions, outlines, photo, ...nothing };
     }
     const [photo, labels, heat] = await Promise.all([
-      picture(bytesOf(view.photo)),
+      picture(pictureAddress(view.photo)),
       this.labels(view),
       this.heat(view),
     ]);
@@ -110,8 +110,11 @@ function canvasOf(values, width, height, colourOf) {
   return canvas;
 }
 
-function picture(bytes) {
-  return createImageBitmap(new Blob([bytes], { type: "image/webp" }));
+async function picture(address) {
+  const image = new Image();
+  image.src = address;
+  await image.decode();
+  return createImageBitmap(image);
 }
 
 // Gives memory back at once, which a browser does not do for pictures that nobody holds.

@@ -1,7 +1,5 @@
 // The data in the page: what is known of all images at once, and of one image when it is asked for.
 
-import { bytesOf } from "./codec.js";
-
 const PAUSE_MS = 40;
 
 export function readReport() {
@@ -16,12 +14,11 @@ export function readReport() {
 
 export async function thumbnailOf(image) {
   const text = await inert(`t${image.rank}`);
-  return text === null ? null : `data:image/webp;base64,${text}`;
+  return text === null ? null : pictureAddress(text);
 }
 
-export async function thumbnailBytes(image) {
-  const text = await inert(`t${image.rank}`);
-  return text === null ? null : bytesOf(text);
+export function pictureAddress(base64) {
+  return `data:image/webp;base64,${base64}`;
 }
 
 export async function regionsOf(image) {
