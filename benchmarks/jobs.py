@@ -44,6 +44,7 @@ DTYPES: tuple[GradientDtype, ...] = ("float32", "float16")
 """Of logits and gradient."""
 
 _LIMITS = RequestLimits(samples=4096, classes=1024)
+_BYTE_CLASSES = 256
 
 
 def available_of_ten() -> list[str]:
@@ -52,15 +53,15 @@ def available_of_ten() -> list[str]:
 
 
 def random_inputs(shape: Shape, *, seed: int, dtype: str = "float32") -> dict[str, Array]:
-    """Logits `[B, C, *S]` and uint8 labels `[B, *S]`; three of four pixels lean to their label.
+    """Logits `[B, C, *S]` and labels `[B, *S]`; three of four pixels lean to their label.
 
-    One channel is binary: labels 0 and 1.
+    One channel is binary: labels 0 and 1. Labels are uint8, or int16 of more than 256 classes.
     """
     generator = np.random.default_rng(seed)
     binary = shape[1] == 1
-    labels = generator.integers(
-        0, 2 if binary else shape[1], (shape[0], *shape[2:]), dtype=np.uint8
-    )
+    classes = 2 if binary else shape[1]
+    dtype_of_labels = np.uint8 if classes <= _BYTE_CLASSES else np.int16
+    labels = generator.integers(0, classes, (shape[0], *shape[2:]), dtype=dtype_of_labels)
     logits = generator.standard_normal(shape, dtype=np.float32)
     leaning = 3.0 * (generator.random(labels.shape) < 0.75)[:, None]  # noqa: PLR2004 - as said
     if binary:

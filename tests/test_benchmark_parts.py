@@ -73,6 +73,12 @@ def test_labels_of_one_channel_are_binary_and_logits_lean_to_them() -> None:
     assert 0.8 < right.mean() < 0.95
 
 
+def test_labels_of_many_classes_are_no_bytes() -> None:
+    for classes, dtype in ((256, np.uint8), (257, np.int16)):
+        labels = jobs.random_inputs((1, classes, 64, 64), seed=3)["target"]
+        assert (labels.dtype, labels.max()) == (dtype, classes - 1)
+
+
 def test_each_loss_by_itself_and_all_together_have_one_gradient() -> None:
     inputs = jobs.random_inputs((2, 3, 16, 16), seed=4)
     logits, label = (torch.from_numpy(inputs[name]) for name in ("logits", "target"))

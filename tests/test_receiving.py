@@ -354,6 +354,23 @@ def test_idle_memory_is_bounded_and_not_wasted_on_small_bodies() -> None:
     assert small.nbytes == 1000
 
 
+def test_memory_of_small_bodies_makes_room_for_a_larger_one() -> None:
+    memory = BodyMemory(64 * MIB)
+    for nbytes in (MIB, 2 * MIB, 4 * MIB, 16 * MIB):
+        memory.take(nbytes).release()
+        gc.collect()
+    sizes = [one.nbytes for one in memory._idle]  # noqa: SLF001 - what is kept
+    assert sizes == [16 * MIB]
+    first = [memory.take(MIB) for _ in range(4)]
+    first.clear()
+    gc.collect()
+    assert len(memory._idle) == 5  # noqa: SLF001
+    memory.take(3 * MIB).release()
+    gc.collect()
+    # Three of them were enough, and what is larger was no help but costs nothing anew.
+    assert sorted(one.nbytes // MIB for one in memory._idle) == [1, 3, 16]  # noqa: SLF001
+
+
 def test_memory_may_come_back_from_any_thread() -> None:
     memory = BodyMemory(64 * MIB)
     views = [memory.take(MIB) for _ in range(16)]

@@ -23,7 +23,8 @@ class BodyMemory:
     """Hands out memory and takes it back when the last view of it is gone.
 
     The system gives memory page by page when it is first written to, which costs as much as
-    receiving the bytes themselves. What comes back is kept for the next body, up to a limit.
+    receiving the bytes themselves. What comes back is kept for the next body, up to a limit, and
+    makes room for larger memory: of bodies that grow, not one of each size stays.
 
     Args:
         idle_limit_bytes: most that is kept while nobody uses it.
@@ -39,7 +40,9 @@ class BodyMemory:
         """Memory of that size with whatever was in it; it is not used again while a view exists."""
         memory = self._find(nbytes)
         if memory is None:
-            memory = _aligned(-(-nbytes // _GRAIN_BYTES) * _GRAIN_BYTES)
+            needed_bytes = -(-nbytes // _GRAIN_BYTES) * _GRAIN_BYTES
+            self._make_room(needed_bytes)
+            memory = _aligned(needed_bytes)
         # What is handed out keeps this array, and so does every view of it.
         body = memory[:nbytes]
         weakref.finalize(body, self._take_back, memory).atexit = False
@@ -53,6 +56,18 @@ class BodyMemory:
                 if nbytes <= memory.nbytes <= _MOST_TO_SPARE * nbytes
             ]
             return self._idle.pop(fitting[-1]) if fitting else None
+
+    def _make_room(self, nbytes: int) -> None:
+        """Gives up as much of what is too small, the oldest first."""
+        with self._lock:
+            given_up_bytes = 0
+            kept: list[_Memory] = []
+            for memory in self._idle:
+                if memory.nbytes < nbytes and given_up_bytes < nbytes:
+                    given_up_bytes += memory.nbytes
+                else:
+                    kept.append(memory)
+            self._idle = kept
 
     def _take_back(self, memory: _Memory) -> None:
         with self._lock:
