@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     process gets the files that need none meanwhile. Among either, those with most tests come first.
     """
     counts = Counter(item.path for item in items)
-    needing = {item.path for item in items if "core" in getattr(item, "fixturenames", ())}
+    needing = {item.path for item in items if _uses(item, "core")}
     first = max(needing, key=counts.__getitem__, default=None)
 
     def order(item: pytest.Item) -> tuple[bool, bool, int, Path]:
@@ -51,6 +51,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return path != first, path in needing, -counts[path], path
 
     items.sort(key=order)
+    for item in items:
+        if _uses(item, "tab"):
+            # A browser is a dozen processes; on a busy machine one loses something once in a
+            # thousand tests. What is wrong with a page fails twice, and the summary has both.
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def _uses(item: pytest.Item, fixture: str) -> bool:
+    return fixture in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -76,7 +76,8 @@ def test_labels_of_one_channel_are_binary_and_logits_lean_to_them() -> None:
 def test_labels_of_many_classes_are_no_bytes() -> None:
     for classes, dtype in ((256, np.uint8), (257, np.int16)):
         labels = jobs.random_inputs((1, classes, 64, 64), seed=3)["target"]
-        assert (labels.dtype, labels.max()) == (dtype, classes - 1)
+        assert labels.dtype == dtype
+        assert labels.max() == classes - 1
 
 
 def test_each_loss_by_itself_and_all_together_have_one_gradient() -> None:
