@@ -1,4 +1,4 @@
-"""Services for the tests: a real process, and one in this process that tests may reach into."""
+"""What all tests share: their order, and services, in a process of their own and in this one."""
 
 import time
 from collections import Counter
@@ -53,8 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=order)
     for item in items:
         if _uses(item, "tab"):
-            # A browser is a dozen processes; on a busy machine one loses something once in a
-            # thousand tests. What is wrong with a page fails twice, and the summary has both.
+            # A browser is a dozen processes, one of which now and then loses something on a busy
+            # machine. What is wrong with a page fails twice, and the summary names the first time.
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
