@@ -25,6 +25,8 @@ LOSSES = [
     {"name": "tversky", "params": {"classes": "all"}},
     "dice_ce",
     "jaccard",
+    "focal_tversky",
+    "log_cosh_dice",
     "topk_cross_entropy",
     "hausdorff_dt",
     "structural_similarity",
@@ -96,6 +98,20 @@ def test_company_order_and_chunks_change_no_bit(core: Core, task: str, seed: int
         together = [row for rows in answers(other, jobs) for row in rows]
         for place, number in enumerate(order):
             assert together[place] == alone[number]
+
+
+@pytest.mark.parametrize("losses", [LOSSES, RICH_LOSSES], ids=["lean", "rich"])
+def test_a_large_company_changes_no_bit(core: Core, losses: list[Any]) -> None:
+    """Its sums are more than a vector unit takes at once, with some left over."""
+    rng = np.random.default_rng(11)
+    tensors = {
+        "logits": rng.normal(0, 4, (37, 3, 5, 7)).astype(np.float32),
+        "target": rng.integers(0, 3, (37, 5, 7), dtype=np.uint8),
+    }
+    (together,) = answers(core, [make_job(losses, tensors, task="multiclass", **FIELDS)])
+    for place in range(37):
+        one = {name: array[place : place + 1] for name, array in tensors.items()}
+        assert together[place] == answers(core, [make_job(losses, one, **FIELDS)])[0][0]
 
 
 def test_mates_with_other_channels_losses_and_wishes_change_no_bit(core: Core) -> None:

@@ -77,6 +77,31 @@ def test_company_and_order_change_no_bit(core: Core, name: str) -> None:
             )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_large_company_changes_no_bit(core: Core, name: str) -> None:
+    """More numbers than a vector unit takes at once, with some left over."""
+    several = [inputs_of(name, seed, np.float64) for seed in range(7)]
+    inputs = {
+        key: several[0][key]
+        if key in shared(name)
+        else np.concatenate([one[key] for one in several])
+        for key in several[0]
+    }
+    own = [key for key in differentiable(name) if key not in shared(name)]
+    for params in variants(name):
+        together = answer(core, name, params, inputs)
+        for row in range(len(together["total"])):
+            one = slice(row, row + 1)
+            part = {
+                key: array if key in shared(name) else array[one] for key, array in inputs.items()
+            }
+            alone = answer(core, name, params, part)
+            assert alone["total"] == together["total"][one]
+            for key in own:
+                found, expected = alone[f"gradient/{key}"], together[f"gradient/{key}"][one]
+                np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("name", NAMES)
 def test_other_dtypes_keep_the_promised_digits(core: Core, name: str, dtype: str) -> None:

@@ -88,13 +88,14 @@ struct Table {
 
 int64_t lossd_program_bytes() { return sizeof(Instruction) + sizeof(Read) + sizeof(Table); }
 
-// What the program makes of some rows of the tables: `results` is [rows, result_count]. The
-// registers hold the constants already and are scratch otherwise.
+// What some instructions make of some rows of the tables: `results` is [rows, result_count]. The
+// registers hold the constants already, and what instructions before these have left; those of a
+// row begin `stride` behind those of the row before, and rows share them if that is 0.
 void lossd_run(const Instruction* instructions, int64_t instruction_count, const int32_t* operands,
                const Read* reads, int64_t read_count, const int32_t* result, int64_t result_count,
                const Table* tables, const int64_t* rows, int64_t row_count, double* registers,
-               double* results) {
-  for (int64_t n = 0; n < row_count; n++) {
+               int64_t stride, double* results) {
+  for (int64_t n = 0; n < row_count; n++, registers += stride) {
     for (const Read* read = reads; read < reads + read_count; read++) {
       const Table& table = tables[read->table];
       registers[read->to] = table.first[rows[n] * table.width + read->column];

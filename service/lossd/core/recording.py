@@ -3,10 +3,11 @@
 `record` runs a function, and autograd's backward if it calls that, on one sample and notes what is
 done to which number. The program's results are torch's to the last bit, so that it does not matter
 which of the two computed an answer. Only operations are noted that IEEE 754 leaves no choice in:
-arithmetic, comparisons, running sums, which torch adds one after the other too. Views, broadcasts
-and reversals say where a number lies, and nothing is left of them, nor of what no result depends
-on. A function that needs logarithms, adds up more than two numbers at once, looks at its numbers
-and goes another way, or does anything else that is not known here is refused.
+arithmetic, comparisons, running sums, which torch adds one after the other too; and exponentials
+and logarithms, which torch is then asked for. Views, broadcasts and reversals say where a number
+lies, and nothing is left of them, nor of what no result depends on. A function that needs a power,
+adds up more than two numbers at once, looks at its numbers and goes another way, or does anything
+else that is not known here is refused.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lossd.core.program import INSTRUCTION, OPERATIONS, READ, Array, Program
+from lossd.core.program import CODES, INSTRUCTION, READ, Array, Program
 
-_CODES: Final = {name: code for code, name in enumerate(OPERATIONS)}
 _SAME_AS: Final = {
     "logical_and": "bitwise_and",
     "logical_or": "bitwise_or",
@@ -155,11 +155,11 @@ class _Recorder(TorchDispatchMode):
         if name == "cumsum":
             return self._running_sum(args[0], args[1])
         name = _SAME_AS.get(name, name)
-        if name == "pow" and args[1] == _SQUARE:
-            name, args = "mul", (args[0], args[0])  # as torch does it
+        if name == "pow":
+            return self._power(*args)
         if name == "rsub":
             name, args = "sub", (args[1], args[0])
-        if name in _CODES:
+        if name in CODES:
             return self._elementwise(name, args, kwargs)
         raise UnrecordableError(str(func))
 
@@ -173,12 +173,24 @@ class _Recorder(TorchDispatchMode):
             given[1] = self.do("mul", given[1], factor)
         return self.do(name, *given)
 
+    def _power(self, base: Tensor, exponent: Any) -> Array:
+        """Those that are no matter of rounding, as torch does them."""
+        registers = self.registers_of(base)
+        if exponent == _SQUARE:
+            return self.do("mul", registers, registers)
+        if exponent == 1:
+            return registers
+        if exponent == 0:
+            return np.full_like(registers, self.constant(1.0))
+        msg = f"pow with {exponent}"
+        raise UnrecordableError(msg)
+
     def do(self, name: str, *operands: Array) -> Array:
         """Notes an elementwise operation on registers; where the result is, broadcast."""
         spread = np.broadcast_arrays(*operands)
         to = self._registers(spread[0].size)
         self.instructions.append(
-            _Instruction(_CODES[name], to, tuple(one.reshape(-1) for one in spread))
+            _Instruction(CODES[name], to, tuple(one.reshape(-1) for one in spread))
         )
         return to.reshape(spread[0].shape)
 

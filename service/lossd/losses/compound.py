@@ -11,7 +11,7 @@ from lossd.core.vocabulary import POWER_FLOOR
 from lossd.losses.declare import SIGMOID_TASKS, Parts, compound_loss, pooled_loss
 from lossd.losses.options import Fraction, NonNegative, Options, Positive
 from lossd.losses.region import dice, log_dice
-from lossd.losses.sums import Sums, class_sum, ratio
+from lossd.losses.sums import Sums, class_sum, power, ratio
 
 
 @compound_loss()
@@ -323,7 +323,7 @@ def exponential_logarithmic(
     overlap = overlap[:, None] if sums.task == "multiclass" else _off_and_on(sums, smooth)
     count = sums.pixel.count
     present = count > 0
-    powered = torch.where(present, overlap.clamp_min(POWER_FLOOR) ** gamma_dice, 0.0)
+    powered = torch.where(present, power(overlap.clamp_min(POWER_FLOOR), gamma_dice), 0.0)
     dice_part = ratio(class_sum(powered), class_sum(present.to(powered.dtype)))
     frequency = ratio(class_sum(count), count)
     cross_entropy = class_sum(frequency.sqrt() * sums.pixel.powered_cross_entropy)

@@ -14,7 +14,7 @@ from torch import Tensor
 from lossd.core.vocabulary import POWER_FLOOR
 from lossd.losses.declare import pooled_loss, region_loss
 from lossd.losses.options import Fraction, NonNegative, OverlapOptions
-from lossd.losses.sums import RegionSums, Sums, class_sum
+from lossd.losses.sums import RegionSums, Sums, class_sum, power
 
 _HALF = 0.5
 
@@ -296,7 +296,7 @@ def focal_tversky(
     loss = tversky(
         sums, fp_weight=fp_weight, fn_weight=fn_weight, smooth_nr=smooth_nr, smooth_dr=smooth_dr
     )
-    return loss.clamp_min(POWER_FLOOR) ** exponent
+    return power(loss.clamp_min(POWER_FLOOR), exponent)
 
 
 @region_loss()
@@ -398,7 +398,11 @@ def log_cosh_dice(
         https://arxiv.org/abs/2006.14822
     """
     loss = dice(sums, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
-    return torch.log1p(2.0 * torch.sinh(0.5 * loss) ** 2)  # ln cosh, exact for small losses
+    grown = torch.expm1(0.5 * loss)
+    twice_sinh = grown + grown / (1.0 + grown)
+    return torch.log1p(
+        0.5 * twice_sinh * twice_sinh
+    )  # ln cosh x = ln(1 + 2 sinh²(x/2)): digits of small x
 
 
 @region_loss()
@@ -584,18 +588,18 @@ def generalized_dice(
     """
     region = sums.region
     volume = region.target.detach()
-    power = {"square": 2.0, "simple": 1.0, "uniform": 0.0}[weighting]
+    exponent = {"square": 2.0, "simple": 1.0, "uniform": 0.0}[weighting]
     present = (volume > 0) & (weights > 0)
     smallest = torch.where(present, volume, torch.inf).amin(-1, keepdim=True)
-    # (smallest / volume) ** power is the weight divided by the sample's largest.
-    relative = torch.where(present, (smallest / torch.where(present, volume, 1.0)) ** power, 1.0)
+    # (smallest / volume) ** exponent is the weight divided by the sample's largest.
+    relative = torch.where(present, (smallest / torch.where(present, volume, 1.0)) ** exponent, 1.0)
     unit = torch.ones_like(smallest[:, 0])
-    if smoothing == "unscaled" and power > 0:
+    if smoothing == "unscaled" and exponent > 0:
         nowhere = ~present.any(-1)
         region.note_empty(nowhere)
         relative = torch.where(nowhere[:, None], 0.0, relative)
         # Divided by the largest weight, as the weights are.
-        unit = torch.where(nowhere, 1.0, smallest[:, 0] ** power)
+        unit = torch.where(nowhere, 1.0, smallest[:, 0] ** exponent)
     scaled = weights * relative
     errors = class_sum(scaled * (region.false_positive + region.false_negative))[:, 0]
     overlap = class_sum(scaled * 2.0 * region.true_positive)[:, 0]

@@ -12,6 +12,7 @@ from lossd.losses.declare import row_loss
 from lossd.losses.kinds import Input
 from lossd.losses.options import NonNegative
 from lossd.losses.rows import row_sum
+from lossd.losses.sums import power
 
 
 def row_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -44,14 +45,11 @@ def _one_hot(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
-    """Power of numbers of at least 0; below 1 its base is clamped, where its slope has no end.
-
-    By logarithms, because the bits of torch's own power depend on where an element lies.
-    """
+    """Power of numbers of at least 0; below 1 its base is clamped, where its slope has no end."""
     if exponent < 1.0:
         base = base.clamp_min(POWER_FLOOR)
     zero = base == 0.0
-    return torch.where(zero, 0.0, (exponent * torch.where(zero, 1.0, base).log()).exp())
+    return torch.where(zero, 0.0, power(torch.where(zero, 1.0, base), exponent))
 
 
 @row_loss("scores", family="scores", replaced=(Input("target", "B C", "unit"),))
