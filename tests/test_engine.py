@@ -20,6 +20,7 @@ from lossd import engine as engine_module
 from lossd.callers import Caller
 from lossd.core import compiled
 from lossd.core.evaluation import evaluate
+from lossd.core.heads import Heads
 from lossd.core.job import AnyJob
 from lossd.core.passes import Workspace
 from lossd.engine import Engine
@@ -98,6 +99,27 @@ def test_an_idle_engine_holds_nothing_of_its_last_batch() -> None:
         known = weakref.ref(one)
         del one, ticket
         wait_until(lambda: known() is None, engine_module.CANARY_EVERY_S / 2)
+
+
+def test_nothing_of_a_batch_is_held_while_a_loss_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called, go_on = threading.Event(), threading.Event()
+
+    def record_next(_: Heads) -> None:
+        called.set()
+        go_on.wait(10)
+
+    monkeypatch.setattr(Heads, "record_next", record_next)
+    with running() as engine:
+        one = job()
+        ticket = engine.submit(one, timeout_s=60)
+        ticket.answer.result(60)
+        known = weakref.ref(one)
+        del one, ticket
+        assert called.wait(10)
+        wait_until(lambda: known() is None, 5.0)
+        go_on.set()
 
 
 def test_jobs_that_wait_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,6 +273,8 @@ class Engine:
             self._prepare()
             while not self._batcher.drained:
                 self._take_turn()
+                # Nothing of the last batch is held here: its callers may send their next bodies.
+                self._workspace.heads.record_next()
             self.state = "stopped"
         except BaseException as error:
             # The thread ends here; whoever waits must hear of it, and readiness must say so.
@@ -349,7 +351,6 @@ class Engine:
         log.debug("batch", ms=run.computed_ms, **facts, **_origins(tickets))
         if self._failures > failures:
             self._run_canary()
-        self._workspace.heads.record_next()
 
     def _let_overtake(self, run: _Run, tickets: Sequence[EngineTicket]) -> None:
         """Computes what should not wait for the rest of a batch, in the middle of it."""
