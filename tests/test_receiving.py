@@ -3,7 +3,9 @@
 import gc
 import gzip
 import json
+import os
 import socket
+import sys
 import threading
 import weakref
 import zlib
@@ -20,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
+from benchmarks.footprint import Footprint
 from lossd.body_memory import BodyMemory
 from lossd.protocols.safetensors_body import read_safetensors_body
 from lossd.receiving import Arrivals
@@ -369,6 +372,29 @@ def test_memory_of_small_bodies_makes_room_for_a_larger_one() -> None:
     gc.collect()
     # Three of them were enough, and what is larger was no help but costs nothing anew.
     assert sorted(one.nbytes // MIB for one in memory._idle) == [1, 3, 16]  # noqa: SLF001
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_smaller_body_does_not_need_goes_back_to_the_system() -> None:
+    memory, process = BodyMemory(256 * MIB), Footprint(os.getpid())
+    large = memory.take(128 * MIB)
+    np.frombuffer(large, np.uint8)[:] = 1
+    place, before = address_of(large), process.resident_bytes()
+    large.release()
+    gc.collect()
+    small = memory.take(64 * MIB)
+    assert address_of(small) == place
+    assert before - process.resident_bytes() > 60 * MIB
+    np.frombuffer(small, np.uint8)[:] = 2
+    small.release()
+    gc.collect()
+    again = memory.take(128 * MIB)
+    assert address_of(again) == place
+    assert np.frombuffer(again, np.uint8)[-1] == 0
+
+
+def test_memory_of_no_bytes_is_memory_too() -> None:
+    assert BodyMemory(MIB).take(0).nbytes == 0
 
 
 def test_memory_may_come_back_from_any_thread() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import weakref
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,12 +13,42 @@ import numpy as np
 _GRAIN_BYTES: Final = 1 << 18
 _MOST_TO_SPARE: Final = 2
 """How many times as large as a body the memory may be that it is given."""
+_SPARE_BYTES: Final = 1 << 24
+"""What of memory lies behind a body, from this much on, goes back to the system."""
+_IN_LARGE_PAGES_BYTES: Final = 1 << 22
+"""From which size on the system is asked for large pages: they are sooner there."""
 
-_ALIGNMENT_BYTES: Final = 4096
-"""Of what is handed out: the system copies up to two and a half times slower into memory that
-begins in the middle of a cache line."""
+_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-_Memory = np.ndarray[Any, np.dtype[np.uint8]]
+
+@dataclass(frozen=True)
+class _Memory:
+    """Pages of the system.
+
+    It copies up to two and a half times slower to where a cache line is in the middle.
+    """
+
+    pages: mmap.mmap
+    bytes: _Bytes
+    """The same as an array."""
+
+    @classmethod
+    def of(cls, nbytes: int) -> _Memory:
+        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if nbytes >= _IN_LARGE_PAGES_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        return cls(pages, np.frombuffer(pages, np.uint8))
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes there are."""
+        return self.bytes.nbytes
+
+    def give_back_behind(self, nbytes: int) -> None:
+        """Lets the system have what lies behind so many bytes, if that is much."""
+        begin = _whole_grains(nbytes)
+        if self.nbytes - begin >= _SPARE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self.pages.madvise(mmap.MADV_DONTNEED, begin, self.nbytes - begin)
 
 
 class BodyMemory:
@@ -24,7 +56,8 @@ class BodyMemory:
 
     The system gives memory page by page when it is first written to, which costs as much as
     receiving the bytes themselves. What comes back is kept for the next body, up to a limit, and
-    makes room for larger memory: of bodies that grow, not one of each size stays.
+    makes room for larger memory: of bodies that grow, not one of each size stays, and a smaller
+    body leaves no more of it than itself.
 
     Args:
         idle_limit_bytes: most that is kept while nobody uses it.
@@ -40,11 +73,13 @@ class BodyMemory:
         """Memory of that size with whatever was in it; it is not used again while a view exists."""
         memory = self._find(nbytes)
         if memory is None:
-            needed_bytes = -(-nbytes // _GRAIN_BYTES) * _GRAIN_BYTES
+            needed_bytes = _whole_grains(nbytes)
             self._make_room(needed_bytes)
-            memory = _aligned(needed_bytes)
+            memory = _Memory.of(needed_bytes)
+        else:
+            memory.give_back_behind(nbytes)
         # What is handed out keeps this array, and so does every view of it.
-        body = memory[:nbytes]
+        body = memory.bytes[:nbytes]
         weakref.finalize(body, self._take_back, memory).atexit = False
         return body.data
 
@@ -76,7 +111,5 @@ class BodyMemory:
                 del self._idle[0]
 
 
-def _aligned(nbytes: int) -> _Memory:
-    memory = np.empty(nbytes + _ALIGNMENT_BYTES, np.uint8)
-    begin = -memory.ctypes.data % _ALIGNMENT_BYTES
-    return memory[begin : begin + nbytes]
+def _whole_grains(nbytes: int) -> int:
+    return max(1, -(-nbytes // _GRAIN_BYTES)) * _GRAIN_BYTES
