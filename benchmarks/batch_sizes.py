@@ -44,6 +44,7 @@ def _row(core: Core, batch: int, dtype: GradientDtype, *, quick: bool) -> Row:
         jobs.job([entry], names, gradient="total", gradient_dtype=dtype) for entry in inputs
     ]
     whole = jobs.job([together], names, gradient="total", gradient_dtype=dtype)
+    jobs.settle(core, together["logits"].shape, names, gradient="total")
     timings = in_turns(
         {
             "one": partial(core.evaluate, one),

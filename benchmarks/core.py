@@ -115,6 +115,7 @@ def _rows(bench: _Bench, shape: jobs.Shape, dtype: GradientDtype) -> tuple[Row, 
     )
     logits = torch.from_numpy(inputs["logits"]).to(core.device)
     label = torch.from_numpy(inputs["target"]).to(core.device)
+    jobs.settle(core, shape, names, gradient="total")
     _check_agreement(core, ten, logits, label, names)
     timings = in_turns(
         {
@@ -143,6 +144,7 @@ def _library_work(
     for library in _LIBRARIES:
         names = [name for name in bench.names if name in bench.libraries.losses[library]]
         same = jobs.job([inputs], names, preset=library, gradient="total", gradient_dtype=dtype)
+        jobs.settle(bench.core, inputs["logits"].shape, names, preset=library, gradient="total")
         _check_library(bench.core, same, bench.libraries.values(library, names), library)
         work[library] = partial(bench.libraries.round, library, names)
         work[f"{library} dice"] = partial(bench.libraries.round, library, ["dice"])

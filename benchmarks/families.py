@@ -66,6 +66,7 @@ def _row(core: Core, family: str, shape: jobs.Shape, dtype: GradientDtype, *, qu
         jobs.job([inputs], losses, gradient="total", gradient_dtype=dtype)
         for losses in (names, ["dice"])
     )
+    jobs.settle(core, shape, list({*names, "dice"}), gradient="total")
     timings = in_turns(
         {"own": partial(core.evaluate, own), "dice": partial(core.evaluate, dice)},
         budget_s=_QUICK_SECONDS_PER_CASE if quick else _SECONDS_PER_CASE,

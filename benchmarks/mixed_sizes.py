@@ -72,6 +72,7 @@ def run(core: Core, *, quick: bool) -> Report:
 def _row(core: Core, classes: int, losses: Sequence[str], budget_s: float) -> Row:
     equal = [_job(classes, _SIDE, _SIDE, number, losses) for number in range(_JOBS)]
     mixed = [_job(classes, *size, number, losses) for number, size in enumerate(sizes())]
+    jobs.settle(core, (1, classes), losses, gradient="total")
     timings = in_turns(
         {"equal": partial(core.evaluate, *equal), "mixed": partial(core.evaluate, *mixed)},
         budget_s=budget_s,

@@ -23,7 +23,6 @@ from benchmarks.engine import Core
 from benchmarks.report import Report, Row, Section, environment
 from benchmarks.timing import in_turns
 from lossd.core import answer, cohort, compiled, in_place, passes, tiles
-from lossd.core.heads import RECORDED_AFTER
 from lossd.core.job import AnyJob
 from lossd_client.wire import GradientDtype
 
@@ -143,6 +142,7 @@ def run(core: Core, *, quick: bool) -> Report:
 def _row(core: Core, shape: jobs.Shape, dtype: GradientDtype, runs: int) -> Row:
     inputs = jobs.random_inputs(shape, seed=1, dtype=dtype)
     job = jobs.job([inputs], jobs.available_of_ten(), gradient="total", gradient_dtype=dtype)
+    jobs.settle(core, shape, jobs.available_of_ten(), gradient="total")
     stage_seconds(core, job)
     measured = [stage_seconds(core, job) for _ in range(runs)]
     row: dict[str, str | float] = {"shape": "x".join(map(str, shape)), "dtype": dtype}
@@ -170,8 +170,7 @@ def _heads_row(core: Core, requests: int, *, quick: bool) -> Row:
         for number in range(requests)
     ]
     by_torch = {key: replace(kernels, programs=None) for key, kernels in core.table.items()}
-    for _ in range(RECORDED_AFTER + len(_FEW)):
-        core.evaluate(*batch)
+    jobs.settle(core, _SMALL, _FEW, gradient="total")
     timings = in_turns(
         {
             "torch": partial(core.evaluate_with, by_torch, batch),
