@@ -104,7 +104,7 @@ def test_company_order_and_chunks_change_no_bit(core: Core, task: str, seed: int
 def test_a_large_company_changes_no_bit(core: Core, losses: list[Any]) -> None:
     """Its sums are more than a vector unit takes at once, with some left over."""
     rng = np.random.default_rng(11)
-    tensors = {
+    tensors: dict[str, Array] = {
         "logits": rng.normal(0, 4, (37, 3, 5, 7)).astype(np.float32),
         "target": rng.integers(0, 3, (37, 5, 7), dtype=np.uint8),
     }

@@ -46,12 +46,22 @@ def other_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+
+
 STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "default_device": lambda: torch.device("meta"),
     "default_dtype": default_dtype,
+    "deterministic": deterministic,
     "threads": other_threads,
 }
 LOSSES = ["dice", "structural_similarity", "lovasz_softmax"]
@@ -91,6 +101,9 @@ def test_compiled_kernels_give_the_bits_of_the_engine_and_leave_no_trace(core: C
             assert_equal(result.gradient["logits"], tensors["gradient/logits"])
             for name in result.maps:
                 assert_equal(result.maps[name], tensors[f"map/{name}"])
+        for state in STATES.values():
+            with state():
+                assert_same(here.evaluate(names, logits=logits, target=TARGET, **asked), result)
         assert result.numerics_version == here.numerics_version
         assert dict(os.environ) == before
 

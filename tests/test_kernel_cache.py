@@ -1,14 +1,22 @@
 """Folders of compiled kernels: whose they are, and what an image brings for them."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
+from structlog.testing import capture_logs
+from torch.testing import assert_close
 
-from lossd.core import compiled
-from lossd.core.compiled import cache_folder, seed_cache
+from lossd.core import compiled, kept
+from lossd.core.compiled import Kernels, cache_folder, compile_kernels, example, seed_cache
 
 CPU = torch.device("cpu")
+KIND: tuple[compiled.Family, torch.dtype] = ("sigmoid", torch.float32)
+needs_compiler = pytest.mark.skipif(
+    compiled.choose_mode(CPU) == "eager", reason="needs a C++ compiler"
+)
 
 
 def _seed(seeds: Path, name: str, text: str = "kernel") -> None:
@@ -64,3 +72,71 @@ def test_of_two_processes_that_fill_it_at_once_the_second_gives_way(
     assert not seed_cache(cache, tmp_path / "seeds")
     assert (cache / "deep" / "kernel.so").read_text() == "newer"
     assert [folder.name for folder in cache.parent.iterdir()] == ["mine"]
+
+
+# -- kernels that are kept whole ------------------------------------------------------------------
+
+
+@pytest.fixture
+def may_compile() -> Iterator[None]:
+    """Whatever kernels this process has made before."""
+    with torch.compiler.set_stance("default"):
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path: Path, may_compile: None) -> Path:
+    """A folder with the kernels of one kind."""
+    del may_compile
+    compile_kernels(CPU, tmp_path, [KIND])
+    return tmp_path
+
+
+def map_of(kernels: Kernels) -> torch.Tensor:
+    logits, target, weight, gamma, _, pixel = example(*KIND, CPU, tiles=7, classes=3)
+    with torch.no_grad():
+        return kernels.value_map(logits, target, weight, gamma, pixel)
+
+
+def compiles_nothing(*_: object) -> NoReturn:
+    raise AssertionError
+
+
+@needs_compiler
+def test_a_later_process_reads_its_kernels(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "compile_ahead", compiles_nothing)
+    monkeypatch.setattr(torch, "compile", compiles_nothing)
+    found = compile_kernels(CPU, cache, [KIND])[KIND]
+    assert_close(map_of(found), map_of(compiled.eager_kernels()[KIND]))
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", [b"", b"no kernel"], ids=["cut off", "other"])
+def test_kernels_that_cannot_be_read_are_compiled_anew(cache: Path, damage: bytes) -> None:
+    (path,) = cache.glob("*.kernel")
+    size = path.stat().st_size
+    path.write_bytes(damage or path.read_bytes()[: size // 2])
+    with capture_logs() as logs:
+        found = compile_kernels(CPU, cache, [KIND])[KIND]
+    assert [entry["family"] for entry in logs if entry["event"] == "kernel_unreadable"] == [KIND[0]]
+    assert_close(map_of(found), map_of(compiled.eager_kernels()[KIND]))
+    assert path.stat().st_size == pytest.approx(size, rel=0.01)
+
+
+@needs_compiler
+def test_kernels_of_other_threads_are_others(cache: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        compile_kernels(CPU, cache, [KIND])
+    finally:
+        torch.set_num_threads(threads)
+    assert len(list(cache.glob("*.kernel"))) == 2
+
+
+@needs_compiler
+def test_a_kept_kernel_compiles_nothing_for_what_it_was_not_made_for(cache: Path) -> None:
+    found = compile_kernels(CPU, cache, [KIND])[KIND]
+    logits, target, weight, gamma, _, pixel = example(*KIND, CPU, tiles=7, classes=3)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="dtype mismatch"):
+        found.value_map(logits.double(), target, weight, gamma, pixel)

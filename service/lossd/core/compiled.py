@@ -4,7 +4,8 @@ One callable per (activation and target, dtype, pass). The number of tiles and o
 dynamic, everything else is fixed, so no request can ask for a graph that is not there; after
 `compile_kernels` a recompile is an error instead of a wait. Compiled code is kept on disk in a
 folder named after the processor, torch and this package's kernels: a cache is never read by a
-machine it was not made for.
+machine it was not made for. Kernels of a processor are kept whole (`kept.py`), by number of
+threads, which is in their code.
 
 Where no C++ compiler exists the same functions run eagerly, for the whole life of the process:
 eager and compiled code differ in last bits, and one process must answer with one of them.
@@ -17,7 +18,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType
@@ -27,7 +28,7 @@ import structlog
 import torch
 from torch import Tensor
 
-from lossd.core import distribution, in_place, pointwise, program, sigmoid, softmax, summation
+from lossd.core import distribution, in_place, kept, pointwise, program, sigmoid, softmax, summation
 from lossd.core import vocabulary as v
 from lossd.core.tiles import TILE_PIXELS
 
@@ -63,6 +64,7 @@ cancel, and so do the derivatives of the losses made of them."""
 # Sizes the graphs are made from: unequal, none of them 0 or 1, never taken from a request.
 _CANONICAL_TILES, _CANONICAL_CLASSES = 40, 5
 _PROBES = ((2, 2), (3, 2), (2, 19), (7, 7))
+_CPU = torch.device("cpu")
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +94,10 @@ _SOURCE: dict[Family, Kernels] = {
     "sigmoid_rich": Kernels(sigmoid.rich_statistics, sigmoid.rich_gradient, sigmoid.rich_value_map),
 }
 
-_KERNEL_SOURCES = (softmax, distribution, sigmoid, pointwise, summation, v)
+_KERNEL_SOURCES = (softmax, distribution, sigmoid, pointwise, summation, v, kept)
+
+_Pass = Literal["statistics", "gradient", "value_map"]
+_PASSES: tuple[_Pass, ...] = ("statistics", "gradient", "value_map")
 
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """Logits, target, weight, gamma, and the coefficients of region and pixel sums."""
@@ -177,7 +182,7 @@ def compile_kernels(
         if on_progress:
             on_progress(done, len(kinds))
         started = time.perf_counter()
-        kernels = _compile(family, dtype, device, library)
+        kernels = _compile(family, dtype, device, cache, library)
         table[family, dtype] = replace(kernels, programs=runner)
         log.info(
             "kernel_ready",
@@ -201,34 +206,81 @@ def _built(cache: Path, source: Path, event: str) -> Path | None:
 
 
 def _compile(
-    family: Family, dtype: torch.dtype, device: torch.device, library: Path | None
+    family: Family, dtype: torch.dtype, device: torch.device, cache: Path, library: Path | None
 ) -> Kernels:
-    source = _SOURCE[family]
-    # Called from C++ a kernel lets go of Python's lock; called from Python it would hold up every
-    # other thread of the service while it runs.
-    options: dict[str, str | int | bool | Callable[..., Any]] = {
-        "cpp_wrapper": device.type == "cpu"
-    }
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        own = _own_code(function)
-        return torch.compile(own, dynamic=True, fullgraph=True, options=options)
-
-    kernels = replace(source, value_map=compiled(source.value_map))
+    kernels, passes = _SOURCE[family], _PASSES
     if library is not None and dtype == torch.float32 and family in in_place.FAMILIES:
         kernels = replace(kernels, in_place=in_place.InPlace(library, family))
-    else:
-        kernels = replace(
-            kernels,
-            statistics=compiled(source.statistics),
-            gradient=compiled(source.gradient),
-        )
-    canonical = example(family, dtype, device, _CANONICAL_TILES, _CANONICAL_CLASSES)
-    run_kernels_first(kernels, canonical)
-    for tiles, classes in _PROBES:
-        with torch.compiler.set_stance("fail_on_recompile"):
-            run_kernels(kernels, example(family, dtype, device, tiles, classes))
-    return kernels
+        passes = ("value_map",)
+    if device.type != "cpu":
+        return _compile_when_called(kernels, passes, family, dtype, device)
+    name = f"{family}-{str(dtype).removeprefix('torch.')}-{torch.get_num_threads()}"
+    paths = {one: cache / f"{name}-{one}.kernel" for one in passes}
+    found = _read(kernels, paths, family, dtype)
+    return _compile_ahead(kernels, paths, family, dtype) if found is None else found
+
+
+def _read(
+    kernels: Kernels, paths: Mapping[_Pass, Path], family: Family, dtype: torch.dtype
+) -> Kernels | None:
+    """Kernels that an earlier process kept; None if they are not there, or not what is needed."""
+    try:
+        found = _with(kernels, {one: kept.read(path) for one, path in paths.items()})
+        _probe(found, family, dtype, _CPU)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # noqa: BLE001 - whatever it is, they are compiled anew
+        log.warning("kernel_unreadable", family=family, error=repr(error))
+        return None
+    return found
+
+
+def _compile_ahead(
+    kernels: Kernels, paths: Mapping[_Pass, Path], family: Family, dtype: torch.dtype
+) -> Kernels:
+    arguments = example(family, dtype, _CPU, _CANONICAL_TILES, _CANONICAL_CLASSES)
+    out = torch.empty_like(arguments[0])
+    _mark_axes(arguments, out)
+    made: dict[_Pass, Callable[..., Any]] = {}
+    with torch.no_grad():
+        for one, path in paths.items():
+            function = _own_code(getattr(kernels, one))
+            # Called from C++ a kernel lets go of Python's lock; called from Python it would hold
+            # up every other thread of the service while it runs.
+            made[one] = kept.compile_ahead(
+                function, _taken(one, arguments, out), {"cpp_wrapper": True}, path
+            )
+    found = _with(kernels, made)
+    _probe(found, family, dtype, _CPU)
+    return found
+
+
+def _compile_when_called(
+    kernels: Kernels,
+    passes: Sequence[_Pass],
+    family: Family,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Kernels:
+    made = {
+        one: torch.compile(_own_code(getattr(kernels, one)), dynamic=True, fullgraph=True)
+        for one in passes
+    }
+    found = _with(kernels, made)
+    arguments = example(family, dtype, device, _CANONICAL_TILES, _CANONICAL_CLASSES)
+    out = torch.empty_like(arguments[0])
+    _mark_axes(arguments, out)
+    _run(found, arguments, out)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        _probe(found, family, dtype, device)
+    return found
+
+
+def _with(kernels: Kernels, passes: Mapping[_Pass, Callable[..., Any]]) -> Kernels:
+    return Kernels(
+        **{one: passes.get(one, getattr(kernels, one)) for one in _PASSES},
+        in_place=kernels.in_place,
+    )
 
 
 def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -265,25 +317,38 @@ def run_kernels(kernels: Kernels, arguments: Arguments) -> None:
     _run(kernels, arguments, torch.empty_like(arguments[0]))
 
 
-def run_kernels_first(kernels: Kernels, arguments: Arguments) -> None:
-    """Each pass once, telling the compiler which axes will vary: tiles and, if any, classes."""
+def _probe(kernels: Kernels, family: Family, dtype: torch.dtype, device: torch.device) -> None:
+    """Runs kernels with other numbers of tiles and classes than they were made with."""
+    for tiles, classes in (*_PROBES, (_CANONICAL_TILES, _CANONICAL_CLASSES)):
+        run_kernels(kernels, example(family, dtype, device, tiles, classes))
+
+
+def _run(kernels: Kernels, arguments: Arguments, out: Tensor) -> None:
+    with torch.no_grad():
+        for one in _PASSES:
+            getattr(kernels, one)(*_taken(one, arguments, out))
+
+
+def _taken(one: _Pass, arguments: Arguments, out: Tensor) -> tuple[Tensor, ...]:
+    """What a pass takes of the arguments."""
     logits, target, weight, gamma, region, pixel = arguments
-    out = torch.empty_like(logits)
+    given: dict[_Pass, tuple[Tensor, ...]] = {
+        "statistics": (logits, target, weight, gamma),
+        "gradient": (logits, target, weight, gamma, region, pixel, out),
+        "value_map": (logits, target, weight, gamma, pixel),
+    }
+    return given[one]
+
+
+def _mark_axes(arguments: Arguments, out: Tensor) -> None:
+    """Tells the compiler which axes will vary: tiles and, if any, classes."""
+    logits, target, weight, gamma, region, pixel = arguments
     for tensor in (logits, target, out):
         _mark_dynamic(tensor, range(tensor.ndim - 1))  # all but the pixels of a tile
     for tensor in (weight, gamma):
         _mark_dynamic(tensor, (0,))
     for tensor in (region, pixel):
         _mark_dynamic(tensor, range(1, logits.ndim))
-    _run(kernels, arguments, out)
-
-
-def _run(kernels: Kernels, arguments: Arguments, out: Tensor) -> None:
-    logits, target, weight, gamma, region, pixel = arguments
-    with torch.no_grad():
-        kernels.statistics(logits, target, weight, gamma)
-        kernels.gradient(logits, target, weight, gamma, region, pixel, out)
-        kernels.value_map(logits, target, weight, gamma, pixel)
 
 
 def _mark_dynamic(tensor: Tensor, axes: Iterable[int]) -> None:
