@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
@@ -92,6 +93,8 @@ def evaluate(
     given: Tables,
     library: Library | None,
     weighted: Mapping[int, float] = MappingProxyType({0: 1.0}),
+    *,
+    is_aggregated: bool = False,
 ) -> Evaluated:
     return heads.evaluate(
         call,
@@ -99,7 +102,7 @@ def evaluate(
         np.array(list(weighted)),
         np.array(list(weighted.values())),
         number=int(call.loss.focusing is not None),
-        is_aggregated=False,
+        is_aggregated=is_aggregated,
         library=library,
     )
 
@@ -116,19 +119,26 @@ def after_many_uses(call: LossCall[TileLoss], given: Tables, library: Library) -
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.task}-{kind.by_channel}")
 @pytest.mark.parametrize("name", TILE_LOSSES)
+@pytest.mark.parametrize("is_aggregated", [False, True], ids=["by sample", "together"])
 def test_a_recorded_loss_has_the_bits_of_torch(
-    name: str, kind: Kind, library: Library, monkeypatch: pytest.MonkeyPatch
+    *,
+    is_aggregated: bool,
+    name: str,
+    kind: Kind,
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lossd.core.heads.RECORDED_AFTER", 1)
     channels = 1 if kind.task == "binary" else 4
     one, six = tables(kind, 1, channels, seed=1), tables(kind, 6, channels, seed=2)
     weighted = {4: 1.0, 0: 0.0, 1: 0.3, 5: -2.0, 2: 1.7}
     for call in calls(name, kind, channels):
-        heads = Heads()
-        evaluate(heads, call, one, library)
+        heads, how = Heads(), partial(evaluate, is_aggregated=is_aggregated)
+        how(heads, call, one, library)
         heads.record_next()
-        found = astuple(evaluate(heads, call, six, library, weighted))
-        expected = astuple(evaluate(Heads(), call, six, None, weighted))
+        assert heads.programs == 1
+        found = astuple(how(heads, call, six, library, weighted))
+        expected = astuple(how(Heads(), call, six, None, weighted))
         for ours, theirs in zip(found, expected, strict=True):
             assert same_bits(ours, theirs), call.options
 

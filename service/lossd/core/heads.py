@@ -136,12 +136,16 @@ class Heads:
             is_aggregated: whether the samples' region sums are added up.
             library: what runs programs; without it there are none.
         """
-        known = None if library is None or is_aggregated else self._program(call, tables, number)
-        if library is not None and known is not None:
-            return _by_program(known, library, tables.of_round(number), rows, seeds)
-        given = [table[torch.from_numpy(rows)] for table in tables.of_round(number)]
+        given = tables.of_round(number)
+        if is_aggregated:
+            given, rows = _with_totals(given, rows), np.arange(len(rows))
+        if library is not None:
+            known = self._program(call, tables, number, given, is_aggregated=is_aggregated)
+            if known is not None:
+                return _by_program(known, library, given, rows, seeds)
+        own = [table[torch.from_numpy(rows)] for table in given]
         weights = torch.from_numpy(seeds) if seeds.any() else None
-        found = _computed(call, tables.kind, given, weights, is_aggregated=is_aggregated)
+        found = _computed(call, tables.kind, own, weights, is_aggregated=is_aggregated)
         return _evaluated(
             {name: None if one is None else one.numpy() for name, one in found.items()}, len(rows)
         )
@@ -157,16 +161,26 @@ class Heads:
             if key in self._known:
                 self._known[key] = recorded
 
-    def _program(self, call: LossCall[TileLoss], tables: Tables, number: int) -> Program | None:
-        """The program of a loss, if it has one."""
-        key = (*call.key, tables.kind, tables.shape, number > 0)
+    def _program(
+        self,
+        call: LossCall[TileLoss],
+        tables: Tables,
+        number: int,
+        given: Sequence[Tensor],
+        *,
+        is_aggregated: bool,
+    ) -> Program | None:
+        """The program of a loss, if it has one; `given` is what `_computed` takes."""
+        key = (*call.key, tables.kind, tables.shape, number > 0, is_aggregated)
         known = self._known.get(key, 0)
         if not isinstance(known, int):
             return known
         self._known[key] = known + 1
         if known + 1 == RECORDED_AFTER:
-            shapes = [tuple(table.shape[1:]) for table in tables.of_round(number)]
-            self._due[key] = partial(_recorded, call, tables.kind, shapes)
+            shapes = [tuple(table.shape[1:]) for table in given]
+            self._due[key] = partial(
+                _recorded, call, tables.kind, shapes, is_aggregated=is_aggregated
+            )
         if len(self._known) > _MAX_KNOWN:
             oldest = next(iter(self._known))
             del self._known[oldest]
@@ -213,7 +227,7 @@ def map_coefficients(
     """
     pixels, region, *pixel = (table[torch.from_numpy(rows)] for table in tables.of_round(number))
     pixel = [one.requires_grad_() for one in pixel]
-    sums = _sums(tables.kind, pixels, region, *pixel)
+    sums = _sums(tables.kind, (pixels, region), (pixels, region), *pixel)
     terms = call.loss.values(sums, call.options).pixel_terms
     if terms is None:
         return None
@@ -223,13 +237,17 @@ def map_coefficients(
 
 
 def _recorded(
-    call: LossCall[TileLoss], kind: Kind, shapes: Sequence[tuple[int, ...]]
+    call: LossCall[TileLoss],
+    kind: Kind,
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    is_aggregated: bool,
 ) -> Program | None:
     """The program of a loss of sums of some shapes, if there can be one."""
     examples = [torch.ones(1, *shape, dtype=torch.float64) for shape in [*shapes, ()]]
 
     def function(*given: Tensor) -> _Found:
-        return _computed(call, kind, given[:-1], given[-1], is_aggregated=False)
+        return _computed(call, kind, given[:-1], given[-1], is_aggregated=is_aggregated)
 
     try:
         return record(function, examples)
@@ -248,14 +266,17 @@ def _computed(
     *,
     is_aggregated: bool,
 ) -> _Found:
-    """The results of `Evaluated` by torch, from some samples' rows of `Tables.of_round`."""
-    pixels, *leaves = tables
+    """The results of `Evaluated` by torch, from some samples' rows of `Tables.of_round`.
+
+    If their region sums are added up, from those of `_with_totals`.
+    """
+    own = tables[0], tables[1]
+    pixels, *leaves = tables[2:] if is_aggregated else tables
     known = {
         name: leaf.detach().requires_grad_() for name, leaf in zip(_LEAVES, leaves, strict=False)
     }
-    sums = _sums(kind, pixels, *known.values())
-    if is_aggregated:
-        sums = sums.aggregated()
+    region, *pixel = known.values()
+    sums = _sums(kind, own, (pixels, region), *pixel)
     values: Values = call.loss.values(sums, call.options)
     slopes: dict[str, Tensor | None] = dict.fromkeys(_LEAVES)
     if seeds is not None:
@@ -270,13 +291,36 @@ def _computed(
     }
 
 
+def _with_totals(tables: Sequence[Tensor], rows: Array) -> list[Tensor]:
+    """Pixels and region sums of some samples, then all their tables, with the totals of the two.
+
+    Each sample's derivative by the totals is that by its own sums: they are what it adds to them.
+    """
+    pixels, region, *pixel = (table[torch.from_numpy(rows)] for table in tables)
+    totals = (one.sum(0, keepdim=True).expand(one.shape).contiguous() for one in (pixels, region))
+    return [pixels, region, *totals, *pixel]
+
+
 def _sums(
-    kind: Kind, pixels: Tensor, region: Tensor, pixel: Tensor, focused: Tensor | None = None
+    kind: Kind,
+    own: tuple[Tensor, Tensor],
+    regional: tuple[Tensor, Tensor],
+    pixel: Tensor,
+    focused: Tensor | None = None,
 ) -> Sums:
-    """Named views of some samples' sums."""
+    """Named views of some samples' sums.
+
+    Args:
+        kind: how they are to be read.
+        own: their pixels and region sums.
+        regional: those that losses of regions see, which may be totals.
+        pixel: their pixel sums.
+        focused: those of the loss's round, if it is another.
+    """
+    pixels, region = own
     return Sums(
         task=kind.task,
-        region=region_sums(region, pixels),
+        region=region_sums(regional[1], regional[0]),
         pixel=_pixel_sums(kind, pixels, region, pixel, focused),
         pixels=pixels,
     )

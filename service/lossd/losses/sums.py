@@ -86,10 +86,6 @@ class RegionSums:
             *(class_sum(torch.where(counted, values, 0.0)) for values in self._tensors())
         )
 
-    def over_samples(self) -> RegionSums:
-        """Each row the sum of all rows, differentiable with respect to its own row only."""
-        return RegionSums(*(_shared(values) for values in self._tensors()))
-
     def _tensors(self) -> list[Tensor]:
         return [getattr(self, entry.name) for entry in fields(self) if entry.name != "empty"]
 
@@ -124,10 +120,6 @@ class Sums:
     pixel: PixelSums
     pixels: Tensor
     """Valid pixels of each sample, `[B]`, whatever the aggregate of the region sums."""
-
-    def aggregated(self) -> Sums:
-        """The samples' region sums added up; everything else stays per sample."""
-        return replace(self, region=self.region.over_samples())
 
 
 def region_sums(region: Tensor, pixels: Tensor) -> RegionSums:
@@ -220,9 +212,3 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 def _ratio(numerator: Tensor, denominator: Tensor, empty: Tensor) -> Tensor:
     return torch.where(empty, ZERO, numerator / torch.where(empty, ONE, denominator))
-
-
-def _shared(values: Tensor) -> Tensor:
-    # The value is the total, the derivative that of the own row: each sample's gradient is that of
-    # the one shared value with respect to its own logits, not B times as much.
-    return values.sum(0, keepdim=True).detach() + (values - values.detach())
