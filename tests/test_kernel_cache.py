@@ -111,6 +111,17 @@ def test_a_later_process_reads_its_kernels(cache: Path, monkeypatch: pytest.Monk
 
 
 @needs_compiler
+def test_where_torch_keeps_no_kernels_they_are_compiled_when_called(
+    tmp_path: Path, may_compile: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del may_compile
+    monkeypatch.setattr(kept, "IS_AVAILABLE", False)
+    found = compile_kernels(CPU, tmp_path, [KIND])[KIND]
+    assert_close(map_of(found), map_of(compiled.eager_kernels()[KIND]))
+    assert list(tmp_path.glob("*.kernel")) == []
+
+
+@needs_compiler
 @pytest.mark.parametrize("damage", [b"", b"no kernel"], ids=["cut off", "other"])
 def test_kernels_that_cannot_be_read_are_compiled_anew(cache: Path, damage: bytes) -> None:
     (path,) = cache.glob("*.kernel")

@@ -20,6 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Literal
@@ -212,7 +213,7 @@ def _compile(
     if library is not None and dtype == torch.float32 and family in in_place.FAMILIES:
         kernels = replace(kernels, in_place=in_place.InPlace(library, family))
         passes = ("value_map",)
-    if device.type != "cpu":
+    if device.type != "cpu" or not kept.IS_AVAILABLE:
         return _compile_when_called(kernels, passes, family, dtype, device)
     name = f"{family}-{str(dtype).removeprefix('torch.')}-{torch.get_num_threads()}"
     paths = {one: cache / f"{name}-{one}.kernel" for one in passes}
@@ -245,11 +246,8 @@ def _compile_ahead(
     with torch.no_grad():
         for one, path in paths.items():
             function = _own_code(getattr(kernels, one))
-            # Called from C++ a kernel lets go of Python's lock; called from Python it would hold
-            # up every other thread of the service while it runs.
-            made[one] = kept.compile_ahead(
-                function, _taken(one, arguments, out), {"cpp_wrapper": True}, path
-            )
+            taken = _taken(one, arguments, out)
+            made[one] = kept.compile_ahead(function, taken, _options(_CPU), path)
     found = _with(kernels, made)
     _probe(found, family, dtype, _CPU)
     return found
@@ -262,11 +260,8 @@ def _compile_when_called(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Kernels:
-    made = {
-        one: torch.compile(_own_code(getattr(kernels, one)), dynamic=True, fullgraph=True)
-        for one in passes
-    }
-    found = _with(kernels, made)
+    compiled = partial(torch.compile, dynamic=True, fullgraph=True, options=_options(device))
+    found = _with(kernels, {one: compiled(_own_code(getattr(kernels, one))) for one in passes})
     arguments = example(family, dtype, device, _CANONICAL_TILES, _CANONICAL_CLASSES)
     out = torch.empty_like(arguments[0])
     _mark_axes(arguments, out)
@@ -274,6 +269,12 @@ def _compile_when_called(
     with torch.compiler.set_stance("fail_on_recompile"):
         _probe(found, family, dtype, device)
     return found
+
+
+def _options(device: torch.device) -> dict[str, Any]:
+    # Called from C++ a kernel lets go of Python's lock; called from Python it would hold up every
+    # other thread of the service while it runs.
+    return {"cpp_wrapper": device.type == "cpu"}
 
 
 def _with(kernels: Kernels, passes: Mapping[_Pass, Callable[..., Any]]) -> Kernels:

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import torch
 from torch import Tensor
+
+IS_AVAILABLE: Final = hasattr(torch.compiler, "load_compiled_function")
+"""Whether this torch can; its interface is young."""
 
 Function = Callable[..., Any]
 
