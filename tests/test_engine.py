@@ -91,13 +91,16 @@ def test_a_job_is_answered_with_how_it_was_computed() -> None:
     assert done.compute_s > 0
 
 
+def answered(engine: Engine) -> weakref.ref[AnyJob]:
+    """A job that was answered and that nobody but the engine may hold."""
+    one = job()
+    engine.submit(one, timeout_s=60).answer.result(60)
+    return weakref.ref(one)
+
+
 def test_an_idle_engine_holds_nothing_of_its_last_batch() -> None:
     with running() as engine:
-        one = job()
-        ticket = engine.submit(one, timeout_s=60)
-        ticket.answer.result(60)
-        known = weakref.ref(one)
-        del one, ticket
+        known = answered(engine)
         wait_until(lambda: known() is None, engine_module.CANARY_EVERY_S / 2)
 
 
@@ -112,11 +115,7 @@ def test_nothing_of_a_batch_is_held_while_a_loss_is_recorded(
 
     monkeypatch.setattr(Heads, "record_next", record_next)
     with running() as engine:
-        one = job()
-        ticket = engine.submit(one, timeout_s=60)
-        ticket.answer.result(60)
-        known = weakref.ref(one)
-        del one, ticket
+        known = answered(engine)
         assert called.wait(10)
         wait_until(lambda: known() is None, 5.0)
         go_on.set()
