@@ -88,6 +88,24 @@ def test_half_gradients_of_zero_stay_zero(core: Core) -> None:
     assert (tensors["gradient_scale/logits"] == 1).all()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("logits_dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("gap_nats", [30.0, 75.0, 80.0, 90.0, 110.0])
+def test_half_gradients_of_masks_that_are_right_are_tiny_and_finite(
+    core: Core, dtype: str, logits_dtype: type, gap_nats: float
+) -> None:
+    mask = np.indices((1, 64, 64)).sum(0).astype(np.uint8) % 2
+    logits = np.stack([mask == 0, mask == 1], 1).astype(logits_dtype) * gap_nats
+    inputs = {"logits": logits, "target": mask}
+    exact = core.tensors(make_job("ce", inputs, gradient="total"))["gradient/logits"]
+    half = core.tensors(make_job("ce", inputs, gradient="total", gradient_dtype=dtype))
+    stored, scale = half["gradient/logits"], half["gradient_scale/logits"]
+    assert (np.frexp(scale)[0] == 0.5).all()
+    assert np.isfinite(1 / scale).all()
+    restored = stored.astype(np.float64) * scale[:, None, None, None]
+    np.testing.assert_allclose(restored, exact, rtol=2**-8, atol=2.0**-149)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_half_logits_are_computed_as_the_numbers_they_are(core: Core, dtype: str) -> None:
     kind = NUMPY_DTYPES[dtype]

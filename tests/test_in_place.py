@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,17 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(compiled.choose_mode(CPU) == "eager", reason="needs a C++ compiler")
 
 
-@pytest.fixture(scope="module")
-def library() -> Path:
+VECTORS = [()] + [("-mno-avx512f",), ("-mno-avx",)] * (platform.machine() == "x86_64")
+"""Flags for as many lanes as this processor has, and for fewer."""
+
+
+@pytest.fixture(scope="module", params=VECTORS, ids=" ".join)
+def library(request: pytest.FixtureRequest) -> Path:
     folder = compiled.cache_folder(Settings().cache_dir, CPU)
     folder.mkdir(parents=True, exist_ok=True)
-    return in_place.build(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_place, "_FLAGS", (*in_place._FLAGS, *request.param))  # noqa: SLF001
+        return in_place.build(folder)
 
 
 def softmax_sample(
@@ -147,6 +155,48 @@ def test_half_gradients_use_the_top_of_their_range(library: Path, family: in_pla
 
 
 @pytest.mark.parametrize("family", in_place.FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_blocks_of_different_sizes_share_the_scale_of_their_sample(
+    library: Path, family: in_place.Family, dtype: torch.dtype
+) -> None:
+    sample = case(family, 6 if family == "softmax_labels" else 27)
+    _, depth, pixels = sample.logits.shape
+    sample.logits.copy_(torch.nan_to_num(sample.logits, 0.0, 0.0, 0.0))
+    # Every block of 128 pixels weighs 64 times less than the one before, ten of them in turns.
+    weight = 2.0 ** (-6.0 * (torch.arange(pixels) // 128 % 10))
+    sample = Sample(sample.logits, sample.target, weight[None, None])
+    region = torch.zeros(sample.extent.groups, 6, depth)
+    pixel = torch.ones(sample.extent.groups, 4, 2 if family == "sigmoid" else depth)
+    kernels = InPlace(library, family)
+    gradients = {}
+    for target in (dtype, torch.float32):
+        found = torch.empty(sample.logits.shape, dtype=target)
+        (factor,) = kernels.gradients(
+            kernels.prepare([sample]), torch.tensor([2.0]), region, pixel, [found]
+        )
+        gradients[target] = found.double() / factor
+    exact, rounded = gradients[torch.float32], gradients[dtype]
+    digits = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}[dtype]
+    largest = float(exact.abs().max())
+    torch.testing.assert_close(rounded, exact, rtol=digits, atol=largest * 2.0**-39)
+
+
+@pytest.mark.parametrize("family", in_place.FAMILIES)
+def test_a_scale_has_an_inverse_in_float32(library: Path, family: in_place.Family) -> None:
+    sample = case(family, 5)
+    depth = sample.logits.shape[1]
+    region = torch.zeros(sample.extent.groups, 6, depth)
+    pixel = torch.full((sample.extent.groups, 4, 2 if family == "sigmoid" else depth), 1e-41)
+    found = torch.empty(sample.logits.shape, dtype=torch.float16)
+    kernels = InPlace(library, family)
+    (factor,) = kernels.gradients(
+        kernels.prepare([sample]), torch.tensor([2.0]), region, pixel, [found]
+    )
+    assert factor == 2.0**126
+    assert bool(torch.isfinite(found).all())
+
+
+@pytest.mark.parametrize("family", in_place.FAMILIES)
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
 def test_logits_that_are_not_finite_are_seen_in_the_sums(
     library: Path, family: in_place.Family, wrong: float
@@ -202,6 +252,17 @@ def test_a_compiler_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(in_place.CompilerError, match="false cannot compile"):
         in_place.build(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_header_makes_another_library(tmp_path: Path) -> None:
+    source = tmp_path / "two.cpp"
+    source.write_text('#include "two.h"\nextern "C" int two() { return TWO; }\n')
+    header = tmp_path / "two.h"
+    found = []
+    for value in (2, 22):
+        header.write_text(f"constexpr int TWO = {value};\n")
+        found.append(ctypes.CDLL(str(in_place.build(tmp_path, source))).two())
+    assert found == [2, 22]
 
 
 def test_without_the_library_the_kernels_in_torch_are_compiled(

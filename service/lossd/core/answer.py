@@ -15,7 +15,13 @@ from lossd.core import tiles as tl
 from lossd.core import vocabulary as v
 from lossd.core.confusion import hard_counts
 from lossd.core.in_place import SCORES
-from lossd.core.job import HALF_TOP_EXPONENT, TORCH_DTYPES, Job, Outcome
+from lossd.core.job import (
+    HALF_TOP_EXPONENT,
+    SMALLEST_SCALE_EXPONENT,
+    TORCH_DTYPES,
+    Job,
+    Outcome,
+)
 from lossd_client.wire import NUMPY_DTYPES, Array, numbered
 
 Note = Literal["fell_back", "empty"]
@@ -131,7 +137,7 @@ def scale_down(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
     """Divides a sample's gradient by a power of two, in place, and notes it in `scale` `[]`."""
     largest = max(abs(float(bound)) for bound in torch.aminmax(gradient))
     if 0.0 < largest < math.inf:
-        exponent = math.frexp(largest)[1] - HALF_TOP_EXPONENT[dtype]
+        exponent = max(math.frexp(largest)[1] - HALF_TOP_EXPONENT[dtype], SMALLEST_SCALE_EXPONENT)
         scale.fill_(2.0**exponent)
         gradient.mul_(2.0**-exponent)
 

@@ -72,7 +72,6 @@ SAMPLE: Final = np.dtype(
         ("groups", np.int64),
         ("first_tile", np.int64),
         ("first_group", np.int64),
-        ("first_logit", np.int64),
         ("logits_dtype", np.int32),
         ("target_dtype", np.int32),
         ("gradient_dtype", np.int32),
@@ -95,8 +94,7 @@ class Lot:
     """A row of `SAMPLE` for each."""
     depth: int
     tiles: int
-    """Of all samples, and so are the logits."""
-    logits: int
+    """Of all samples."""
     kept: list[Tensor]
     """The memory that the table points to."""
 
@@ -121,6 +119,9 @@ class InPlace:
             msg = f"{library} was made of another {SOURCE.name}"
             raise RuntimeError(msg)
         self._block_pixels: int = loaded.lossd_block_pixels()
+        self._tile_blocks: int = loaded.lossd_tile_blocks()
+        self._thread_bytes: Callable[[int], int] = getattr(loaded, f"lossd_{name}_bytes")
+        self._thread_bytes.restype = ctypes.c_int64  # type: ignore[attr-defined]
         self._family: Family = family
 
     def prepare(self, samples: Sequence[Sample]) -> Lot:
@@ -131,7 +132,7 @@ class InPlace:
         """
         kept: list[Tensor] = []
         rows = []
-        tile = group = logit = 0
+        tile = group = 0
         targets = _TARGETS[self._family]
         for sample in samples:
             extent = sample.extent
@@ -154,7 +155,6 @@ class InPlace:
                     extent.groups,
                     tile,
                     group,
-                    logit,
                     DTYPES[logits.dtype],
                     DTYPES[target.dtype],
                     0,
@@ -164,8 +164,7 @@ class InPlace:
                 )
             )
             tile, group = tile + extent.total, group + extent.groups
-            logit += logits.numel()
-        return Lot(np.array(rows, SAMPLE), samples[0].logits.shape[1], tile, logit, kept)
+        return Lot(np.array(rows, SAMPLE), samples[0].logits.shape[1], tile, kept)
 
     def sums(self, lot: Lot, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of every tile of every sample.
@@ -180,10 +179,8 @@ class InPlace:
         labels = lot.depth if self._family == "softmax_labels" else 2
         region = torch.empty(lot.tiles, v.REGION_SUMS, lot.depth, dtype=torch.float32)
         pixel = torch.empty(lot.tiles, v.PIXEL_SUMS, labels, dtype=torch.float32)
-        sums = v.REGION_SUMS * lot.depth + v.PIXEL_SUMS * labels
-        doubles = torch.empty(torch.get_num_threads(), sums, dtype=torch.float64)
         lot.table["gamma"] = gamma.numpy()
-        self._call(self._sums, lot, region, pixel, doubles, self._blocks(lot))
+        self._call(self._sums, lot, region, pixel, self._memory(lot))
         return region, pixel
 
     def gradients(
@@ -193,8 +190,6 @@ class InPlace:
         region: Tensor,
         pixel: Tensor,
         targets: Sequence[Tensor],
-        *,
-        stage: Tensor | None = None,
     ) -> list[float]:
         """Derivatives of `Σ_s coefficient_s · sum_s` with respect to the samples' logits.
 
@@ -204,9 +199,6 @@ class InPlace:
             region: coefficients of the region sums of the samples' groups, `[ΣG, 6, D]`.
             pixel: coefficients of the pixel sums, `[ΣG, 4, L]`.
             targets: where they are written, contiguous, `[C, P]` each, of a dtype of `SCORES`.
-            stage: memory for as many float32 as there are logits, in which gradients of half
-                precision wait until their largest entry is known; without it they are computed
-                twice, to the same bits.
 
         Returns:
             What each target was multiplied with: a power of two, 1 for float32.
@@ -216,8 +208,8 @@ class InPlace:
         lot.table["gradient_dtype"] = [DTYPES[target.dtype] for target in targets]
         region = region.to(torch.float32).contiguous()
         pixel = pixel.to(torch.float32).contiguous()
-        largest = torch.empty(lot.tiles, dtype=torch.float32)
-        self._call(self._gradients, lot, region, pixel, largest, self._blocks(lot), stage)
+        largest = torch.empty(lot.tiles, self._tile_blocks, dtype=torch.float32)
+        self._call(self._gradients, lot, region, pixel, largest, self._memory(lot))
         scales: list[float] = lot.table["scale"].tolist()
         return scales
 
@@ -285,20 +277,20 @@ class InPlace:
         total: Array = sums.sum(0)
         return total
 
-    def _call(self, function: Callable[..., None], lot: Lot, *tensors: Tensor | None) -> None:
+    def _call(self, function: Callable[..., None], lot: Lot, *tensors: Tensor) -> None:
         """Calls one of the passes; Python's lock is let go of meanwhile."""
         function(
             ctypes.c_void_p(lot.table.ctypes.data),
             ctypes.c_int64(len(lot.table)),
             ctypes.c_int(lot.depth),
-            *(ctypes.c_void_p(None if one is None else one.data_ptr()) for one in tensors),
+            *(ctypes.c_void_p(one.data_ptr()) for one in tensors),
             ctypes.c_int(torch.get_num_threads()),
         )
 
-    def _blocks(self, lot: Lot) -> Tensor:
-        """Memory of every thread for the block that it works on."""
+    def _memory(self, lot: Lot) -> Tensor:
+        """Memory of every thread for the block that it works on and the sums of its tile."""
         threads = torch.get_num_threads()
-        return torch.empty(threads, 2, lot.depth, self._block_pixels, dtype=torch.float32)
+        return torch.empty(threads, self._thread_bytes(lot.depth), dtype=torch.uint8)
 
 
 def build(folder: Path, source: Path = SOURCE) -> Path:
@@ -306,12 +298,13 @@ def build(folder: Path, source: Path = SOURCE) -> Path:
 
     Args:
         folder: for this processor alone, as `compiled.cache_folder` names it.
-        source: C++ that includes nothing of its own.
+        source: C++ that includes no file of its own but `*.h` of its folder.
 
     Raises:
         CompilerError: the compiler refuses; the message is what it says.
     """
-    made_of = hashlib.sha256("\n".join([*_FLAGS, source.read_text(encoding="utf-8")]).encode())
+    texts = [file.read_text(encoding="utf-8") for file in [source, *_headers(source.parent)]]
+    made_of = hashlib.sha256("\n".join([*_FLAGS, *texts]).encode())
     library = folder / f"{source.stem}-{made_of.hexdigest()[:16]}.so"
     if library.exists():
         return library
@@ -329,3 +322,7 @@ def build(folder: Path, source: Path = SOURCE) -> Path:
             raise CompilerError(msg)
         partial.replace(library)
     return library
+
+
+def _headers(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.h"))

@@ -43,6 +43,10 @@ HALF_TOP_EXPONENT = {torch.float16: 15, torch.bfloat16: 0}
 """Exponent of the largest gradient of a sample after scaling, by dtype: 2^15 leaves float16 one
 binade to round into."""
 
+SMALLEST_SCALE_EXPONENT = -126
+"""Of a gradient's scale: float32 has its inverse, too. Gradients smaller than that by themselves,
+of masks that are right by 75 nats or so, keep fewer digits, and 0 in the end."""
+
 L_co = TypeVar("L_co", bound=Loss, covariant=True)
 
 

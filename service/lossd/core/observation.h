@@ -1,0 +1,217 @@
+// What annotation QA sees of a prediction, see qa/observation.py: evidence, and sums over an image.
+
+#pragma once
+
+#include <cmath>
+#include <omp.h>
+#include <vector>
+
+#include "labels.h"
+
+namespace {
+
+// As in qa_wire.py.
+constexpr float LOSS_CAP_NATS = 16.0f, LEVELS_PER_NAT = 16.0f, MARGIN_STEPS = 255.0f;
+constexpr int LEVELS = 256;
+
+struct Seen {
+  float* loss;          // [P]
+  uint8_t* levels;      // [P]
+  void* predicted;      // [P], bytes, or two bytes each where there are more than 256 classes
+  uint8_t* margin;      // [P]
+  int32_t* histogram;   // [threads, 2, C + 1, 256]; what does not count comes first
+};
+
+// One block of pixels. QA needs a loss to a sixteenth of a nat, and none of the digits that Softmax
+// goes to some length for.
+class Look {
+ public:
+  // Whether all losses that count are finite.
+  bool prepare(const Sample& s, int classes, int64_t begin, int count, float* rows) {
+    block_.load_labels(s, begin, count);
+    block_.load_logits(s, classes, begin, count, rows);
+    for (int n = 0; n < block_.end; n += LANES) add_up(n, classes, rows);
+    Ints bad = {};
+    for (int n = 0; n < block_.end; n += LANES) bad |= judge(n);
+    int32_t any = 0;
+    for (int n = 0; n < LANES; n++) any |= bad[n];
+    return !any;
+  }
+
+  void write(int classes, int64_t begin, int count, const Seen& seen, int32_t* histogram) const {
+    std::memcpy(seen.loss + begin, loss_, count * sizeof(float));
+    // What a byte is written to might be a pointer, unless it is a variable of its own.
+    uint8_t *const levels = seen.levels + begin, *const margin = seen.margin + begin;
+    for (int n = 0; n < count; n++) levels[n] = (uint8_t)level_[n];
+    for (int n = 0; n < count; n++) margin[n] = (uint8_t)step_[n];
+    if (classes > 256) {
+      for (int n = 0; n < count; n++) ((int16_t*)seen.predicted)[begin + n] = (int16_t)best_[n];
+    } else {
+      uint8_t* const predicted = (uint8_t*)seen.predicted + begin;
+      for (int n = 0; n < count; n++) predicted[n] = (uint8_t)best_[n];
+    }
+    // In two tables: neighbours mostly are in one cell, and would wait for each other.
+    const int tables[2] = {0, (classes + 1) * LEVELS};
+    for (int n = 0; n < count; n++)
+      histogram[tables[n & 1] + (block_.label[n] + 1) * LEVELS + level_[n]]++;
+  }
+
+ private:
+  void add_up(int n, int classes, const float* rows) {
+    const Ints given = ints_at(block_.label + n);
+    Ints best = {}, place = {};
+    Floats top = all(-INFINITY), own = {};
+    for (int c = 0; c < classes; c++) {
+      const Floats logit = floats_at(rows + (int64_t)c * BLOCK + n);
+      const Ints larger = logit > top;
+      best = larger ? place : best;
+      top = larger ? logit : top;
+      own = given == place ? logit : own;
+      place += 1;
+    }
+    Floats total = {};
+    for (int c = 0; c < classes; c++)
+      total += normal_exponential(floats_at(rows + (int64_t)c * BLOCK + n) - top);
+    put(best_ + n, best);
+    put(gap_ + n, top - own);
+    put(total_ + n, total);
+  }
+
+  // Losses, levels and margins of the lanes; which of them are no numbers.
+  Ints judge(int n) {
+    const Ints given = ints_at(block_.label + n);
+    const Floats gap = floats_at(gap_ + n), total = floats_at(total_ + n), zero = {};
+    // The logarithm of what is no number may be one.
+    const Floats sum = gap + logarithm(total) + (total - total);
+    const Floats exact = given >= 0 ? sum : zero;
+    const Floats least = exact < 0.0f ? zero : exact;
+    const Floats loss = least > LOSS_CAP_NATS ? all(LOSS_CAP_NATS) : least;
+    const Floats shift = all(12582912.0f);  // adding 1.5 * 2^23 rounds to an integer, halves to even
+    const Ints rounded =
+        __builtin_convertvector((loss * LEVELS_PER_NAT + shift) - shift, Ints);
+    const Ints last = Ints{} + (LEVELS - 1), steps = Ints{} + (int32_t)MARGIN_STEPS, none = {};
+    put(loss_ + n, loss);
+    put(level_ + n, rounded > last ? last : rounded);
+    const Floats margin = (1.0f - normal_exponential(-gap)) / total * MARGIN_STEPS - 0.5f;
+    const Ints floor = __builtin_convertvector(margin, Ints);
+    const Ints up = floor + (margin > __builtin_convertvector(floor, Floats) ? none + 1 : none);
+    const Ints step = up < 0 ? none : up > steps ? steps : up;
+    put(step_ + n, ((given >= 0) & (ints_at(best_ + n) != given)) ? step : none);
+    return ~(exact - exact == 0.0f);
+  }
+
+  Labels block_;
+  alignas(64) int32_t best_[BLOCK], level_[BLOCK], step_[BLOCK];
+  alignas(64) float gap_[BLOCK], total_[BLOCK], loss_[BLOCK];
+};
+
+// How far from a change of label its boundary reaches beyond the pixels beside it, as
+// BOUNDARY_PIXELS in observation.py says.
+constexpr int WIDER = 2;
+constexpr int64_t CHUNK_ROWS = 32;
+
+// Marks the pixels of a row that lie beside a change of label, of ignored ones too.
+template <class Label>
+void mark_changes(const Label* labels, int64_t height, int64_t width, int64_t y, uint8_t* row) {
+  if (y < 0 || y >= height) {
+    std::memset(row, 0, width);
+    return;
+  }
+  const Label *own = labels + y * width, *above = y > 0 ? own - width : own;
+  const Label* below = y + 1 < height ? own + width : own;
+  for (int64_t x = 0; x < width; x++) row[x] = (own[x] != above[x]) | (own[x] != below[x]);
+  for (int64_t x = 1; x < width; x++) row[x] |= own[x] != own[x - 1];
+  for (int64_t x = 0; x + 1 < width; x++) row[x] |= own[x] != own[x + 1];
+}
+
+// Sums of some rows, in float64: losses, their fourth powers, those at the boundary and how many
+// pixels lie there.
+template <class Label>
+void add_rows(const float* loss, const Label* labels, int64_t height, int64_t width, int64_t begin,
+              int64_t end, double* sums) {
+  constexpr int ROWS = 2 * WIDER + 1;
+  std::vector<uint8_t> memory((ROWS + 1) * width + 2 * WIDER, 0);
+  uint8_t *rows[ROWS], *const near = memory.data() + ROWS * width + WIDER;
+  for (int n = 0; n < ROWS; n++) {
+    rows[n] = memory.data() + n * width;
+    mark_changes(labels, height, width, begin + n - WIDER, rows[n]);
+  }
+  double sum = 0, fourth = 0, beside = 0, count = 0;
+  for (int64_t y = begin; y < end; y++) {
+    const Label* label = labels + y * width;
+    const float* value = loss + y * width;
+    for (int64_t x = 0; x < width; x++)
+      near[x] = rows[0][x] | rows[1][x] | rows[2][x] | rows[3][x] | rows[4][x];
+#pragma omp simd reduction(+ : sum, fourth, beside, count)
+    for (int64_t x = 0; x < width; x++) {
+      const bool at = (near[x - 2] | near[x - 1] | near[x] | near[x + 1] | near[x + 2]) &&
+                      label[x] >= 0;
+      const float square = value[x] * value[x];
+      sum += value[x];
+      fourth += square * square;
+      beside += at ? value[x] : 0.0f;
+      count += at ? 1.0f : 0.0f;
+    }
+    uint8_t* first = rows[0];
+    for (int n = 1; n < ROWS; n++) rows[n - 1] = rows[n];
+    rows[ROWS - 1] = first;
+    mark_changes(labels, height, width, y + 1 + WIDER, first);
+  }
+  sums[0] += sum;
+  sums[1] += fourth;
+  sums[2] += beside;
+  sums[3] += count;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Evidence of one image, see qa/observation.py; 1 if every loss that counts is finite, else 0, and
+// nothing that was written means anything. `floats` is [threads, C, BLOCK].
+int lossd_softmax_observe(const Sample* sample, int classes, const Seen* seen, float* floats,
+                          int threads) {
+  int finite = 1;
+  const int64_t pixels = sample->pixels, tiles = (pixels + TILE - 1) / TILE;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    Look block;
+    const int64_t thread = omp_get_thread_num(), end = tile * TILE + TILE;
+    float* rows = floats + thread * classes * BLOCK;
+    int32_t* histogram = seen->histogram + thread * 2 * (classes + 1) * LEVELS;
+    bool good = true;
+    for (int64_t begin = tile * TILE; good && begin < (end < pixels ? end : pixels);
+         begin += BLOCK) {
+      const int size = (int)(pixels - begin < BLOCK ? pixels - begin : BLOCK);
+      good = block.prepare(*sample, classes, begin, size, rows);
+      if (good) block.write(classes, begin, size, *seen, histogram);
+    }
+    if (!good) {
+#pragma omp atomic write
+      finite = 0;
+    }
+  }
+  return finite;
+}
+
+int64_t lossd_chunk_rows() { return CHUNK_ROWS; }
+
+// Sums of every CHUNK_ROWS rows, [chunks, 4], 0 before.
+void lossd_observed_sums(const float* loss, const void* labels, int32_t dtype, int64_t height,
+                         int64_t width, double* sums, int threads) {
+  const int64_t chunks = (height + CHUNK_ROWS - 1) / CHUNK_ROWS;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (int64_t chunk = 0; chunk < chunks; chunk++) {
+    const int64_t begin = chunk * CHUNK_ROWS;
+    const int64_t end = begin + CHUNK_ROWS < height ? begin + CHUNK_ROWS : height;
+    double* own = sums + chunk * 4;
+    if (dtype == INT8)
+      add_rows(loss, (const int8_t*)labels, height, width, begin, end, own);
+    else if (dtype == INT16)
+      add_rows(loss, (const int16_t*)labels, height, width, begin, end, own);
+    else
+      add_rows(loss, (const int32_t*)labels, height, width, begin, end, own);
+  }
+}
+
+}  // extern "C"
