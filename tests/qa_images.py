@@ -27,6 +27,24 @@ def picture(seed: int, classes: int = 4, size: tuple[int, int] = (31, 44)) -> tu
     return fields.astype(np.float32), target
 
 
+def outlined(seed: int, *, corners: int | None) -> tuple[Array, Array]:
+    """Logits of a wavy object `[2, 120, 140]`, and a mask of it, or one of so many corners."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices((120, 140)) - np.array([60, 70])[:, None, None]
+    angle, radius = np.arctan2(y, x), np.hypot(y, x)
+    turn = rng.uniform(0, 2 * np.pi, 3)
+    edge = 44 + sum(
+        size * np.sin(waves * angle + start)
+        for size, waves, start in zip((3.0, 2.0, 1.5), (5, 11, 17), turn, strict=True)
+    )
+    logits = np.stack([radius - edge, edge - radius]).astype(np.float32)
+    if corners is not None:
+        sector = 2 * np.pi / corners
+        from_middle = (angle + turn[0]) % sector - sector / 2
+        edge = 40 * np.cos(sector / 2) / np.cos(from_middle) * 1.2
+    return logits, (radius < edge).astype(np.uint8)
+
+
 def cross_entropy(probabilities: Array, target: Array) -> Array:
     """`min(-ln p(given), 16)`, `[H, W]` float64."""
     own = np.take_along_axis(probabilities, target[None].astype(np.intp), 0)[0]

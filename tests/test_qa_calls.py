@@ -25,7 +25,7 @@ from lossd_client.qa_wire import (
     SuspicionAnswer,
 )
 from lossd_client.wire import SAFETENSORS, Array, decode_safetensors, decode_tensor, numbered
-from qa_images import picture
+from qa_images import outlined, picture
 from service_fixture import (
     ROOT,
     Caller,
@@ -88,8 +88,17 @@ def documents(said: ScoreAnswer) -> list[Json]:
     return [image.model_dump(exclude={"arrays"}) for image in said.images]
 
 
-def put_context(client: httpx.Client, name: str, histogram: Array, rows: Any = None) -> Json:
+def put_context(
+    client: httpx.Client,
+    name: str,
+    histogram: Array,
+    rows: Any = None,
+    *,
+    outlines: Array | None = None,
+) -> Json:
     tensors = {"histogram": tensor(histogram)}
+    if outlines is not None:
+        tensors["outlines"] = tensor(outlines)
     if rows is not None:
         tensors["sub_scores"] = tensor(np.array(rows, np.float64))
     answer = client.put(f"/v1/qa/contexts/{name}", json={"tensors": tensors})
@@ -151,7 +160,8 @@ def test_a_data_set_in_two_passes(app_client: Caller) -> None:
     assert [list(own) for own in heats] == [[HEAT]] * 5
     rows = np.array([row_of(image) for image in judged.images])
     spread = 1.4826 * np.median(np.abs(rows - np.median(rows, 0)), 0)
-    expected = np.clip((rows - np.median(rows, 0)) / spread, -4, 8).sum(1)
+    assert np.isnan(rows[:, 3]).all()  # nobody said how straight outlines are
+    expected = np.clip((rows - np.median(rows, 0)) / spread, -4, 8)[:, :3].sum(1)
     found = [image.suspicion for image in judged.images]
     np.testing.assert_allclose(np.array(found, float), expected)
     answer = app_client.post(
@@ -162,6 +172,46 @@ def test_a_data_set_in_two_passes(app_client: Caller) -> None:
     suspicions = SuspicionAnswer.model_validate_json(answer.content)
     assert suspicions.suspicion == found
     assert suspicions.context == judged.context
+    answer = app_client.post(
+        "/v1/qa/suspicion",
+        content=safetensors({"context": "two-passes"}, {"sub_scores": rows[:, :3]}),
+        headers={"Content-Type": SAFETENSORS},
+    )
+    assert SuspicionAnswer.model_validate_json(answer.content).suspicion == found
+
+
+def test_an_outline_with_too_few_corners_is_unusual(app_client: Caller) -> None:
+    pairs = [outlined(seed, corners=5 if seed == 4 else None) for seed in range(9)]
+    arrays = ["histogram", "outlines", "evidence"]
+    said, counted = score(app_client, pairs, detail="scores", arrays=arrays)
+    histogram, outlines = (
+        np.stack([own[name] for own in counted]).sum(0).astype(np.int64)
+        for name in ("histogram", "outlines")
+    )
+    assert [own["outlines"].shape for own in counted] == [(2, 4)] * 9
+    assert outlines[:, 0].tolist() == [9, 9]  # an object and what lies around it, in each
+    put_context(app_client, "corners", histogram, outlines=outlines)
+    judged, _ = score(app_client, pairs, context="corners")
+    rows = np.array([row_of(image) for image in judged.images])
+    for index, own in enumerate(counted):
+        _, places, chords, _ = own["outlines"].T
+        _, all_places, all_chords, all_squares = outlines.T
+        mean = all_chords / all_places
+        spread = all_squares / 256 - all_chords * mean
+        variance = (spread + 4 * spread.sum() / 18) / 13
+        wanted = ((chords - mean * places) / np.sqrt(variance * places)).max()
+        np.testing.assert_allclose(rows[index, 3], max(wanted, 0.0), rtol=1e-12)
+    assert rows[:, 3].argmax() == 4
+    put_context(app_client, "corners", histogram, rows, outlines=outlines)
+    sealed_in, _ = score(app_client, pairs, context="corners")
+    middle = np.median(rows, 0)
+    spread = 1.4826 * np.median(np.abs(rows - middle), 0)
+    z = np.clip((rows - middle) / np.maximum(spread, [1e-300, 1e-300, 1e-300, 0.5]), -4, 8)
+    expected = z[:, :3].sum(1) + np.maximum(z[:, 3] - 1, 0)
+    found = np.array([image.suspicion for image in sealed_in.images], float)
+    np.testing.assert_allclose(found, expected)
+    assert expected[4] > z[4, :3].sum() + 0.5
+    assert said.images[0].sub_scores is None
 
 
 def test_evidence_says_the_same_as_a_live_call_to_the_bit(app_client: Caller) -> None:
@@ -555,11 +605,23 @@ CONTEXT_WRONG: dict[str, tuple[Callable[[], Json], str]] = {
     "unknown": (lambda: {"histogram": [[1]], "masks": [[1]]}, "unknown input 'masks'"),
     "too many": (
         lambda: {"histogram": np.full((2, 256), 2**50).tolist()},
-        "counts more than 2^53 pixels",
+        "counts more than 2^53",
     ),
     "sub-scores": (
         lambda: {"histogram": np.ones((2, 256), int).tolist(), "sub_scores": [[1.0, -2.0, 3.0]]},
         "sub_scores[0, 1] is -2.0",
+    ),
+    "classes of outlines": (
+        lambda: {"histogram": np.ones((2, 256), int).tolist(), "outlines": [[1, 2, 2, 2]] * 3},
+        "3 classes; histogram has 2",
+    ),
+    "chords": (
+        lambda: {"histogram": np.ones((2, 256), int).tolist(), "outlines": [[1, 30, 31, 2]] * 2},
+        "class 0 has 31 chords; it has 30 places",
+    ),
+    "columns of outlines": (
+        lambda: {"histogram": np.ones((2, 256), int).tolist(), "outlines": [[1, 30, 20]] * 2},
+        "expected [rows, 4]",
     ),
     "no image": (
         lambda: {

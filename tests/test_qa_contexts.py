@@ -1,5 +1,7 @@
 """Contexts of annotation QA: by owner and name, within a budget and a time."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
@@ -27,7 +29,7 @@ def counted(name: str, **labels: str) -> float:
 
 
 def context(name: str, pixels: int = 1, classes: int = 2) -> Context:
-    return make_context(name, np.full((classes, 256), pixels, np.int64), None)
+    return make_context(name, np.full((classes, 256), pixels, np.int64), None, None)
 
 
 def store(**values: float) -> tuple[ContextStore, Clock]:
@@ -103,14 +105,21 @@ def test_the_gauge_counts_what_is_kept() -> None:
 
 def test_the_digest_says_what_is_in_it() -> None:
     counts = np.ones((2, 256), np.int64)
-    rows = np.random.default_rng(0).gamma(2.0, size=(7, 3))
-    assert make_context("a", counts, None).digest == make_context("b", counts, None).digest
-    assert make_context("a", counts, rows).digest == make_context("a", counts, rows[::-1]).digest
+    lines = np.ones((2, 4), np.int64)
+    rows = np.random.default_rng(0).gamma(2.0, size=(7, 4))
+
+    def digest(*tables: Any) -> str:
+        return make_context("a", *tables).digest
+
+    assert digest(counts, lines, None) == make_context("b", counts, lines, None).digest
+    assert digest(counts, lines, rows) == digest(counts, lines, rows[::-1])
     others = {
-        make_context("a", counts, None).digest,
-        make_context("a", counts, rows).digest,
-        make_context("a", counts, rows + 1).digest,
-        make_context("a", counts + 1, None).digest,
-        make_context("a", np.ones((3, 256), np.int64), None).digest,
+        digest(counts, None, None),
+        digest(counts, lines, None),
+        digest(counts, lines, rows),
+        digest(counts, lines, rows + 1),
+        digest(counts + 1, lines, None),
+        digest(counts, lines + 1, None),
+        digest(np.ones((3, 256), np.int64), None, None),
     }
-    assert len(others) == 5
+    assert len(others) == 7

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lossd.core.in_place import build
+from lossd.qa import outlines as straight
 from lossd.qa.compiled_findings import SOURCE, CompiledFind
 from lossd.qa.findings import CHOSEN, Evidence, Question, find, heat_rows
 from lossd.qa.kinds import region_kinds
@@ -66,6 +67,23 @@ def test_both_find_the_same_to_the_bit(compiled: CompiledFind, seeds: range) -> 
                 getattr(expected, field.name),
                 err_msg=f"{field.name} of image {seed}",
             )
+
+
+@pytest.mark.parametrize("side", [3, 17, 40])
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+def test_both_see_the_same_outlines(compiled: CompiledFind, side: int, dtype: type) -> None:
+    seen = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        shape = (rng.integers(-1, 4, (5, 6)), np.ones((side, side + seed), np.intp))
+        labels: Array = np.kron(*shape).astype(dtype)
+        labels = np.where(rng.random(labels.shape) < 0.002 * (seed % 3), 1, labels).astype(dtype)
+        found = compiled.lines(labels)
+        np.testing.assert_array_equal(found, straight.lines(labels))
+        assert (found[:, 1] >= straight.LEAST_PLACES).all()
+        seen += len(found)
+    assert seen > 100 or side == 3
+    assert compiled.lines(np.full((9, 9), -1, np.int8)).shape == (0, 3)
 
 
 def test_large_classes_are_found_alike(compiled: CompiledFind) -> None:

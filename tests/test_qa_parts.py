@@ -38,9 +38,13 @@ from lossd_client.qa_wire import (
     SubScores,
     Swap,
 )
+from lossd_client.wire import Array
 
 SCORES = ObservedScores(worst_loss=3.0, boundary_loss=None, mean_loss=0.125, l4_loss=1.0)
-HISTOGRAM = np.arange(512, dtype=np.int32).reshape(2, 256)
+COUNTS: dict[str, Array] = {
+    "histogram": np.arange(512, dtype=np.int32).reshape(2, 256),
+    "outlines": np.arange(8).reshape(2, 4),
+}
 KEY = "ab" * 32
 
 
@@ -97,11 +101,13 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     state = State(tmp_path)
     assert state.observed(KEY) is None
     evidence = {"margin": np.arange(6, dtype=np.uint8).reshape(2, 3)}
-    state.keep_observed(KEY, Observed(SCORES, HISTOGRAM), evidence)
+    state.keep_observed(KEY, Observed(SCORES, COUNTS), evidence)
     found = State(tmp_path).observed(KEY)
     assert found is not None
     assert found.scores == SCORES
-    assert np.array_equal(found.histogram, HISTOGRAM)
+    assert list(found.counts) == list(COUNTS)
+    for name, table in COUNTS.items():
+        assert np.array_equal(found.counts[name], table)
     kept = state.evidence(KEY)
     assert kept is not None
     assert np.array_equal(kept["margin"], evidence["margin"])
@@ -243,14 +249,16 @@ def test_classes_are_summed_over_images() -> None:
 def test_a_context_is_named_by_what_it_holds() -> None:
     nobody: Any = None
 
-    def name(histogram: Any, *sub_scores: SubScores) -> str:
-        return Context(nobody, histogram, sub_scores or None).name
+    def name(histogram: Any, *sub_scores: SubScores, outlines: int = 1) -> str:
+        counts = {"histogram": histogram, "outlines": np.full((2, 4), outlines)}
+        return Context(nobody, counts, sub_scores or None).name
 
     table = np.ones((2, 256), np.int64)
     one = SubScores(worst_loss=1.0, class_tail=2.0, boundary_loss=None)
     other = SubScores(worst_loss=1.0, class_tail=2.0, boundary_loss=0.5)
+    straight = one.model_copy(update={"straightness": 1.0})
     names = [name(table), name(table * 2), name(table, one), name(table, other)]
-    assert len(set(names)) == 4
+    assert len({*names, name(table, outlines=2), name(table, straight)}) == 6
     assert name(table.copy(), one) == names[2]
 
 

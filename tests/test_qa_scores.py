@@ -18,6 +18,7 @@ from lossd.qa.findings import Evidence
 from lossd.qa.judging import Backdrop, Document, Judge
 from lossd.qa.levels import class_tails, level_losses, worst_count, worst_mean
 from lossd.qa.observation import histogram, observe, scores
+from lossd.qa.outlines import line_sums, lines
 from lossd.qa.points import heat_levels, heat_table, peaks
 from lossd.qa.runs import components
 from lossd.qa.suspicion import Centres, centres, suspicions
@@ -279,7 +280,8 @@ def test_classes_by_hand() -> None:
 def test_company_and_sharding_change_nothing(detail: str) -> None:
     images = [evidence(*picture(seed, size=(20 + seed % 2, 33))) for seed in range(6)]
     total = sum(map(counts_of, images), np.zeros((4, 256), np.int64))
-    backdrop = Backdrop.of(total, Centres((2.0, 2.0, 1.0), (1.0, 1.0, 1.0), 6))
+    counted = [line_sums(lines(image.labels), 4) for image in images]
+    backdrop = Backdrop.of(total, np.sum(counted, 0), Centres((2.0, 2.0, 1.0, 1.0), (1.0,) * 4, 6))
     together = judged(images, backdrop, detail=detail)
     alone = [judged([image], backdrop, detail=detail)[0] for image in images]
     assert together == alone

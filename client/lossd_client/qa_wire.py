@@ -3,14 +3,15 @@
 A data set is scored in two passes, and the service keeps nothing between them but one small table.
 
 1. `POST /v1/qa/score` with `prediction` and `target` of each image, no context, and
-   `arrays: ["histogram", "evidence"]`. The answer has the scores of each image that need no other
-   image (`OBSERVED_SCORES`), its `histogram` and its evidence: 3 bytes a pixel, however many
-   classes there are. The caller adds the histograms up and keeps scores and evidence.
-2. `PUT /v1/qa/contexts/{name}` with the sum of the histograms. Its state is then `losses`.
+   `arrays: ["histogram", "outlines", "evidence"]`. The answer has the scores of each image that
+   need no other image (`OBSERVED_SCORES`), its `histogram` and `outlines`, whole numbers, and its
+   evidence: 3 bytes a pixel, however many classes there are. The caller adds histograms and
+   outlines up and keeps scores and evidence.
+2. `PUT /v1/qa/contexts/{name}` with the sums of both. Its state is then `losses`.
 3. `POST /v1/qa/score` with `context` and the evidence, the `target` and the scores of the first
    pass in place of the prediction. The answer has sub-scores, points, regions, kind and reason.
    Live, with `prediction` and `target`, the same call answers the same to the bit.
-4. `PUT /v1/qa/contexts/{name}` again with the same histogram and the sub-scores of all images: the
+4. `PUT /v1/qa/contexts/{name}` again with the same sums and the sub-scores of all images: the
    context is `sealed`. `POST /v1/qa/suspicion` turns sub-scores into suspicions, and
    `POST /v1/qa/score` now answers `suspicion` itself.
 
@@ -81,15 +82,25 @@ EVIDENCE = (LOSS_LEVELS, PREDICTED, MARGIN)
 """The tensors that stand for a prediction in a second pass."""
 HISTOGRAM = "histogram"
 """`[C, 256]` pixels that count by given class and loss level; int32 of an image, int64 of a sum."""
+OUTLINES = "outlines"
+"""`[C, 4]` int64, of each class, in the order of `OUTLINE_SUMS`; of an image, or a sum."""
+OUTLINE_SUMS = ("objects", "places", "chords", "squares")
+"""Given objects whose outline is long enough to be judged, the places of these outlines, those of
+them where the outline is straight, and `chords² // places` in 1/256, rounded down for each."""
+OUTLINE_SQUARES = 256
+"""Steps of one in `squares`."""
+COUNTS = (HISTOGRAM, OUTLINES)
+"""The tensors of whole numbers that a first pass answers and whose sums make a context."""
 HEAT = "heat"
 """`[H, W]` uint8: `sqrt(loss · class-tail)` in sixteenths of a nat, with no context the level."""
 SUB_SCORES_TENSOR = "sub_scores"
-"""`[N, 3]` float64 in the order of `SUB_SCORES`; NaN in `boundary_loss` where there is none."""
+"""`[N, 4]` float64 in the order of `SUB_SCORES`; NaN in `boundary_loss` and `straightness` where
+there is none. Without the last column there is no straightness."""
 
 OBSERVED_SCORES = ("worst_loss", "boundary_loss", "mean_loss", "l4_loss")
 """Scores that need no other image, in nats; fields of `ObservedScores`."""
-SUB_SCORES = ("worst_loss", "class_tail", "boundary_loss")
-"""What suspicion is made of, in nats; fields of `SubScores`."""
+SUB_SCORES = ("worst_loss", "class_tail", "boundary_loss", "straightness")
+"""What suspicion is made of; fields of `SubScores`."""
 
 PredictionKind = Literal["logits", "probabilities", "labels"]
 ErrorKind = Literal["missing", "extra", "swapped", "shifted", "dilated", "eroded", "coarse"]
@@ -98,7 +109,7 @@ as another class; at another place; too large; too small; with too few corners."
 ERROR_KINDS: tuple[ErrorKind, ...] = (
     *("missing", "extra", "swapped", "shifted", "dilated", "eroded", "coarse"),
 )
-AskedArray = Literal["histogram", "evidence", "heat"]
+AskedArray = Literal["histogram", "outlines", "evidence", "heat"]
 ContextState = Literal["losses", "sealed"]
 """`losses`: class tails can be computed. `sealed`: suspicions too."""
 
@@ -131,7 +142,7 @@ class ObservedScores(BaseModel):
 
 
 class SubScores(BaseModel):
-    """The three numbers that suspicion is made of, in nats."""
+    """The numbers that suspicion is made of; losses in nats."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -139,6 +150,9 @@ class SubScores(BaseModel):
     class_tail: Nats
     """Mean of the largest 0.3 % of the class-tails: how rare so large a loss is in the class."""
     boundary_loss: Nats | None
+    straightness: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """By how many standard deviations the outline of an object is straighter than those of its
+    class in the data set, at most; None without an outline long enough, or a context's outlines."""
 
 
 class ImageNote(_Asked):
@@ -168,8 +182,9 @@ class ScoreRequest(_Asked):
     detail: Literal["scores", "full"] = "full"
     """`scores`: nothing but scores, and suspicion in a context. `full`: also points, regions, kind,
     reason and classes."""
-    arrays: Annotated[list[AskedArray], Field(max_length=3)] = []
-    """Tensors that the answer is to have: `histogram`, `heat`, and for `evidence` all three."""
+    arrays: Annotated[list[AskedArray], Field(max_length=4)] = []
+    """Tensors that the answer is to have: `histogram`, `outlines`, `heat`, and for `evidence` all
+    three."""
     disputed_margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
     """A pixel is disputed where the class predicted is not the given one and leads by more."""
     max_points: Annotated[int, Field(ge=0, le=100)] = 5
@@ -198,7 +213,7 @@ class ScoreRequest(_Asked):
 
 
 class SuspicionRequest(_Asked):
-    """What a request to `/v1/qa/suspicion` says; its one tensor is `sub_scores` `[N, 3]`."""
+    """What a request to `/v1/qa/suspicion` says; its one tensor is `sub_scores` `[N, 4]`."""
 
     context: ContextName
     """A sealed context of the caller's."""
@@ -290,7 +305,7 @@ class ImageScores(_Answered):
     sub_scores: SubScores | None = None
     """None without a context."""
     suspicion: float | None = None
-    """Sum of the sub-scores' z-scores, in [-12, 24]; None unless the context is sealed."""
+    """Sum of the sub-scores' z-scores, in [-12, 31]; None unless the context is sealed."""
     disputed_pixels: int | None = None
     """None with detail `scores`, as all that follows."""
     kind: ErrorKind | None = None
@@ -347,7 +362,7 @@ class SuspicionAnswer(_Answered):
 
 
 class Centre(_Answered):
-    """Where a sub-score lies over the images of a data set, in nats."""
+    """Where a sub-score lies over the images of a data set, in its own unit."""
 
     median: float
     spread: float
@@ -357,9 +372,10 @@ class Centre(_Answered):
 class ContextDocument(_Answered):
     """What is said of a context.
 
-    `PUT` takes the tensors `histogram` `[C, 256]` (integers) and, to seal it, `sub_scores`
-    `[N, 3]`, as `PUT /v1/tensors` takes tensors: `{"tensors": {"histogram": …}}`, a safetensors
-    file, or a form. It answers 201 if there was no such context, else 200, and is safe to repeat.
+    `PUT` takes the tensors `histogram` `[C, 256]` and `outlines` `[C, 4]` (integers; the latter may
+    be left out) and, to seal it, `sub_scores` `[N, 4]`, as `PUT /v1/tensors` takes tensors:
+    `{"tensors": {"histogram": …}}`, a safetensors file, or a form. It answers 201 if there was no
+    such context, else 200, and is safe to repeat.
     """
 
     name: str

@@ -41,7 +41,7 @@ from lossd.kernels import (
     load_kernels,
     numerics_version,
 )
-from lossd.qa.findings import Find, find
+from lossd.qa.findings import Find, PlainFind
 from lossd.settings import Settings
 from lossd.tracing import NO_ORIGIN, NOT_TRACED, BatchTrace, Origin, Tracing
 from lossd.waiting import DROPPED, Ticket
@@ -159,7 +159,7 @@ class Engine:
         """Device and how its kernels run, as the answers say it."""
         self.numerics_version = numerics_version(self.mode, self._table)
         """Equal for processes whose answers have equal bits on equal devices; known when ready."""
-        self.find: Find = find
+        self.find: Find = PlainFind()
         """What looks at images for annotation QA, in any thread."""
         self._workspace = Workspace(self.device, settings.chunk_logits)
         self._second_workspace = Workspace(

@@ -66,13 +66,13 @@ def load_find(settings: Settings, device: torch.device, mode: compiled.Mode) -> 
         mode: how.
     """
     if mode == "eager" or device.type != "cpu":
-        return findings.find
+        return findings.PlainFind()
     cache = compiled.cache_folder(settings.cache_dir, device)
     try:
         library = in_place.build(cache, compiled_findings.SOURCE)
     except in_place.CompilerError as error:
         log.warning("findings_unavailable", error=str(error))
-        return findings.find
+        return findings.PlainFind()
     return compiled_findings.CompiledFind(library)
 
 

@@ -50,6 +50,7 @@ from lossd_client.qa_wire import (
     HISTOGRAM,
     LOSS_LEVELS,
     MARGIN,
+    OUTLINES,
     PREDICTED,
     SUB_SCORES,
     Centre,
@@ -233,6 +234,8 @@ def _arrays(asked: ScoreRequest, image: Evidence, found: Judgement) -> dict[str,
     arrays: dict[str, Array] = {}
     if "histogram" in asked.arrays:
         arrays[HISTOGRAM] = found.histogram.astype(np.int32, copy=False)
+    if found.outlines is not None:
+        arrays[OUTLINES] = found.outlines
     if "evidence" in asked.arrays:
         bytes_of = (image.levels, image.predicted, image.margin)
         arrays.update(zip(EVIDENCE, bytes_of, strict=True))

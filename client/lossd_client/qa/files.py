@@ -17,7 +17,7 @@ from lossd_client.qa.ranking import RankedImage
 
 RANKING_COLUMNS = (
     *("rank", "name", "suspicion", "probable_kind", "disputed_pixels"),
-    *("worst_loss", "class_tail", "boundary_loss", "mean_loss", "l4_loss"),
+    *("worst_loss", "class_tail", "boundary_loss", "straightness", "mean_loss", "l4_loss"),
     *("pixels", "regions", "reason", "annotator", "job", "file", "verdict"),
 )
 PROBLEM_COLUMNS = ("kind", "file", "detail")
@@ -103,7 +103,8 @@ def _ranking_row(image: RankedImage) -> tuple[object, ...]:
     return (
         *(image.rank, image.name, image.suspicion, image.kind, image.disputed_pixels),
         *(image.sub_scores.worst_loss, image.sub_scores.class_tail),
-        *(image.sub_scores.boundary_loss, image.scores.mean_loss, image.scores.l4_loss),
+        *(image.sub_scores.boundary_loss, image.sub_scores.straightness),
+        *(image.scores.mean_loss, image.scores.l4_loss),
         *(image.pixels, image.regions_found, image.reason, entry.annotator, entry.job),
         image.item.pair.photo.path.name,
     )

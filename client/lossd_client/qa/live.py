@@ -44,7 +44,7 @@ class Rescored:
         kind: what probably is wrong still; None where nothing is disputed.
         reason: the same in words.
         disputed_pixels: pixels where the model contradicts the labels.
-        sub_scores: what suspicion is made of, in nats.
+        sub_scores: what suspicion is made of.
         scores: scores that need no other image, in nats.
         points: columns and rows of pixels to be looked at first.
         regions: disputed regions, the most disputed first.

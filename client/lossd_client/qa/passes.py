@@ -1,7 +1,7 @@
 """The two passes over a data set, and the context between them.
 
-The first pass sends every prediction and keeps scores, histogram and evidence. The sum of the
-histograms, which are integers, is the context; no order of images and no interruption changes it.
+The first pass sends every prediction and keeps scores, counts and evidence. The sum of the counts,
+which are integers, is the context; no order of images and no interruption changes it.
 The second pass sends what was kept, and has every image judged in that context.
 """
 
@@ -29,9 +29,12 @@ from lossd_client.qa.service import Answered, JudgedText, Parts, QaService
 from lossd_client.qa.state import Judged, JudgedRegions, Observed, State
 from lossd_client.qa.workers import in_order
 from lossd_client.qa_wire import (
+    COUNTS,
     EVIDENCE,
     HISTOGRAM,
     LEVELS,
+    OUTLINE_SUMS,
+    OUTLINES,
     PREDICTION,
     TARGET,
     AskedArray,
@@ -87,20 +90,22 @@ class Context:
 
     Args:
         service: where it is put.
-        histogram: `[C, 256]` int64, summed over all images; an attribute too.
+        counts: the tensors of `qa_wire.COUNTS`, int64, summed over all images; an attribute too.
         sub_scores: those of all images, which seal it; None while they are not known.
     """
 
     def __init__(
         self,
         service: QaService,
-        histogram: Array,
+        counts: Mapping[str, Array],
         sub_scores: Sequence[SubScores] | None = None,
     ) -> None:
         self._service = service
-        self.histogram = histogram
+        self.counts = counts
         self._sub_scores = sub_scores
-        digest = hashlib.sha256(np.ascontiguousarray(histogram).data)
+        digest = hashlib.sha256()
+        for name in COUNTS:
+            digest.update(np.ascontiguousarray(counts[name]).data)
         for each in sub_scores or ():
             digest.update(each.model_dump_json().encode())
         # Named by what it holds, so that runs side by side cannot replace each other's.
@@ -108,7 +113,7 @@ class Context:
 
     def put(self) -> None:
         """Has the service know it."""
-        self._service.put_context(self.name, self.histogram, self._sub_scores)
+        self._service.put_context(self.name, self.counts, self._sub_scores)
 
     def using(self, call: Callable[[], _Made]) -> _Made:
         """Makes a call that names the context; puts it again where the service forgot it.
@@ -179,7 +184,7 @@ class Passes:
             LossdError: the service failed.
         """
         missing = [item for item in items if self._state.observed(self.observed_key(item)) is None]
-        request = self._asking(detail="scores", arrays=["histogram", "evidence"])
+        request = self._asking(detail="scores", arrays=["histogram", "outlines", "evidence"])
 
         ask = partial(self._sent, request, self._service.score)
 
@@ -188,11 +193,16 @@ class Passes:
 
         return self._in_groups("observing", missing, _prediction_bytes, work)
 
-    def histogram(self, items: Iterable[Item]) -> Array:
-        """Sum of the histograms of observed images, `[C, 256]` int64, out of their records."""
-        total = np.zeros((len(self._data.classes), LEVELS), np.int64)
+    def counts(self, items: Iterable[Item]) -> dict[str, Array]:
+        """Sums of the counts of observed images, int64, out of their records."""
+        classes = len(self._data.classes)
+        total: dict[str, Array] = {
+            HISTOGRAM: np.zeros((classes, LEVELS), np.int64),
+            OUTLINES: np.zeros((classes, len(OUTLINE_SUMS)), np.int64),
+        }
         for item in items:
-            total += self.observed(item).histogram
+            for name, own in self.observed(item).counts.items():
+                total[name] += own
         return total
 
     def judge(self, items: Sequence[Item], context: Context) -> Problems:
@@ -348,7 +358,8 @@ class Passes:
         if _is_replaced(item):
             evidence = {name: answered.arrays[name] for name in EVIDENCE}
             evidence[TARGET] = loaded.parts[TARGET]
-        observed = Observed(answered.scores.scores, answered.arrays[HISTOGRAM])
+        counts = {name: answered.arrays[name] for name in COUNTS}
+        observed = Observed(answered.scores.scores, counts)
         self._state.keep_observed(self.observed_key(item), observed, evidence)
 
 

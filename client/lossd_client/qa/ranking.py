@@ -30,7 +30,7 @@ class RankedImage:
         disputed_pixels: pixels where the model contradicts the annotation.
         pixels: pixels that count.
         regions_found: number of disputed regions.
-        sub_scores: what suspicion is made of, in nats.
+        sub_scores: what suspicion is made of.
         scores: scores that need no other image, in nats.
         points: columns and rows of up to five pixels, to be looked at first.
         item: the image's files.

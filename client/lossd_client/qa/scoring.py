@@ -157,7 +157,7 @@ def score_data_set(
         passes = Passes(data, service, state, options, service.numerics_version())
         failed = passes.observe(items)
         items = _without(items, failed)
-        judged_in = Context(service, passes.histogram(items))
+        judged_in = Context(service, passes.counts(items))
         judged_in.put()
         refused = passes.judge(items, judged_in)
         items = _without(items, refused)
@@ -167,8 +167,8 @@ def score_data_set(
         totals = ClassTotals(data.classes)
         images = [_counted(item, passes.judged(item, judged_in), totals) for item in items]
         sub_scores = [image.sub_scores for image in images]
-        histogram = passes.histogram(items) if refused else judged_in.histogram
-        sealed = Context(service, histogram, sub_scores)
+        counts = passes.counts(items) if refused else judged_in.counts
+        sealed = Context(service, counts, sub_scores)
         sealed.put()
         suspicions = sealed.using(lambda: service.suspicion(sealed.name, sub_scores))
         return Report(

@@ -14,9 +14,9 @@ from lossd_client._refs import TensorRef
 from lossd_client.errors import MalformedBodyError, ServiceError
 from lossd_client.qa_wire import (
     CONTEXTS_PATH,
-    HISTOGRAM,
     LINES,
     SCORE_PATH,
+    SUB_SCORES,
     SUB_SCORES_TENSOR,
     SUSPICION_PATH,
     ImageScores,
@@ -134,19 +134,22 @@ class QaService:
         return [JudgedText(*each) for each in zip(lines[::2], lines[1::2], strict=True)]
 
     def put_context(
-        self, name: str, histogram: Array, sub_scores: Sequence[SubScores] | None = None
+        self,
+        name: str,
+        counts: Mapping[str, Array],
+        sub_scores: Sequence[SubScores] | None = None,
     ) -> None:
         """Has the service know a context, and seals it where sub-scores are given.
 
         Args:
             name: what it is called.
-            histogram: `[C, 256]` int64, summed over all images.
+            counts: the tensors of `qa_wire.COUNTS`, summed over all images.
             sub_scores: those of all images.
 
         Raises:
             LossdError: as `Client.evaluate`.
         """
-        tensors = {HISTOGRAM: histogram}
+        tensors = dict(counts)
         if sub_scores is not None:
             tensors[SUB_SCORES_TENSOR] = _rows(sub_scores)
         self._reply(lambda: tensors_request("PUT", f"{CONTEXTS_PATH}/{name}", [tensors], {}))
@@ -202,9 +205,9 @@ def _same(request: Request) -> Request:
 
 
 def _rows(sub_scores: Sequence[SubScores]) -> Array:
-    """`[N, 3]` float64; no boundary is NaN."""
-    rows = [(each.worst_loss, each.class_tail, each.boundary_loss) for each in sub_scores]
-    return np.array(rows, np.float64).reshape(-1, 3)
+    """`[N, 4]` float64; what an image does not have is NaN."""
+    rows = [[getattr(each, name) for name in SUB_SCORES] for each in sub_scores]
+    return np.array(rows, np.float64).reshape(-1, len(SUB_SCORES))
 
 
 def _read(reply: Reply, kind: type[_Model]) -> tuple[_Model, dict[str, Array]]:

@@ -4,7 +4,7 @@ Every record is named by what it was made of, and lies in a journal, in which it
 all: a process that is killed leaves whole records, and inputs that change change the name. A record
 that cannot be read, as a machine that lost its power may leave it, is none.
 
-    observed    scores and histogram of an image, deflated
+    observed    scores and counts of an image, deflated
     evidence    what the second pass needs in place of the prediction; gone when the run is over
     judged      what the service says of an image in its context: a line of JSON, and one of its
                 regions, which are the most of it and read by themselves
@@ -22,7 +22,7 @@ from pydantic_core import from_json
 from lossd_client.errors import MalformedBodyError
 from lossd_client.qa.journal import Journal
 from lossd_client.qa_wire import (
-    HISTOGRAM,
+    COUNTS,
     ClassScores,
     ErrorKind,
     ObservedScores,
@@ -46,11 +46,11 @@ class Observed:
 
     Attributes:
         scores: those that need no other image.
-        histogram: `[C, 256]` integers.
+        counts: the tensors of `qa_wire.COUNTS`, integers.
     """
 
     scores: ObservedScores
-    histogram: Array
+    counts: Mapping[str, Array]
 
 
 class Judged(BaseModel):
@@ -113,7 +113,7 @@ class State:
         try:
             tensors, metadata = decode_safetensors(zlib.decompress(content or b""))
             scores = ObservedScores.model_validate_json(metadata["scores"])
-            return Observed(scores, tensors[HISTOGRAM])
+            return Observed(scores, {name: tensors[name] for name in COUNTS})
         except (zlib.error, MalformedBodyError, ValidationError, KeyError):
             return None  # no record, or half of one: the image is observed again
 
@@ -128,7 +128,7 @@ class State:
         if evidence:
             self._shelves["evidence"].add(key, encode_safetensors(evidence, {}))
         scores = {"scores": observed.scores.model_dump_json()}
-        body = b"".join(encode_safetensors({HISTOGRAM: observed.histogram}, scores))
+        body = b"".join(encode_safetensors(observed.counts, scores))
         # Last, because it says that the evidence is there. Most levels have no pixel.
         self._shelves["observed"].add(key, [zlib.compress(body, _FAST)])
 

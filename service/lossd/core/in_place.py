@@ -121,7 +121,7 @@ class InPlace:
         self._block_pixels: int = loaded.lossd_block_pixels()
         self._tile_blocks: int = loaded.lossd_tile_blocks()
         self._thread_bytes: Callable[[int], int] = getattr(loaded, f"lossd_{name}_bytes")
-        self._thread_bytes.restype = ctypes.c_int64  # type: ignore[attr-defined]
+        self._thread_bytes.restype = ctypes.c_int64
         self._family: Family = family
 
     def prepare(self, samples: Sequence[Sample]) -> Lot:

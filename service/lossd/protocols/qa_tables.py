@@ -1,4 +1,4 @@
-"""Tables of annotation QA from outside: histograms of contexts, sub-scores of images; checked."""
+"""Tables of annotation QA from outside: what contexts count, sub-scores of images; checked."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from lossd_client.qa_wire import (
     HISTOGRAM,
     LEVELS,
     MAX_CLASSES,
+    OUTLINE_SUMS,
+    OUTLINES,
     SUB_SCORES,
     SUB_SCORES_TENSOR,
     SuspicionRequest,
@@ -24,7 +26,8 @@ from lossd_client.wire import Array, Json
 _TABLE_AXES = 2
 _FORM_AXES = 3  # a form's file has a sample axis before
 _LEAST_CLASSES = 2
-_MAX_PIXELS = 2**53
+_MAY_BE_MISSING = ("boundary_loss", "straightness")
+_MAX_COUNT = 2**53
 """Counts below it are exact in float64."""
 
 
@@ -37,53 +40,78 @@ def read_suspicion_request(document: Mapping[str, Json]) -> SuspicionRequest:
     return read_document(SuspicionRequest, document)
 
 
-def read_context_tensors(tensors: Mapping[str, Array]) -> tuple[Counts, Scores | None]:
-    """Histogram and sub-scores of a context that is to be kept.
+def read_context_tensors(
+    tensors: Mapping[str, Array],
+) -> tuple[Counts, Counts | None, Scores | None]:
+    """Histogram, outlines and sub-scores of a context that is to be kept.
 
     Raises:
         InvalidInputError: a tensor is missing, unknown, of a wrong shape or out of range.
     """
-    check_names(tensors, (HISTOGRAM, SUB_SCORES_TENSOR), ("tensors",))
+    check_names(tensors, (HISTOGRAM, OUTLINES, SUB_SCORES_TENSOR), ("tensors",))
     if HISTOGRAM not in tensors:
         refuse(("tensors", HISTOGRAM), f"{HISTOGRAM} is missing")
     loc: Loc = ("tensors", HISTOGRAM)
-    counts = _table(native(tensors[HISTOGRAM], loc), LEVELS, loc)
-    if not is_integer(counts):
-        refuse(loc, f"dtype {counts.dtype.name}: counts are integers")
+    counts = _counts(tensors[HISTOGRAM], LEVELS, loc)
     if not _LEAST_CLASSES <= len(counts) <= MAX_CLASSES:
         refuse(loc, f"{len(counts)} classes; there are 2 to {MAX_CLASSES}")
+    outlines, sub_scores = tensors.get(OUTLINES), tensors.get(SUB_SCORES_TENSOR)
+    return (
+        counts,
+        None if outlines is None else _read_outlines(outlines, len(counts)),
+        None if sub_scores is None else read_sub_scores(sub_scores, ("tensors", SUB_SCORES_TENSOR)),
+    )
+
+
+def _read_outlines(array: Array, classes: int) -> Counts:
+    loc: Loc = ("tensors", OUTLINES)
+    counts = _counts(array, len(OUTLINE_SUMS), loc)
+    if len(counts) != classes:
+        refuse(loc, f"{len(counts)} classes; {HISTOGRAM} has {classes}")
+    _, places, chords, _ = counts.T
+    wrong = chords > places
+    if bool(wrong.any()):
+        (index,) = first_index(wrong)
+        refuse(loc, f"class {index} has {chords[index]} chords; it has {places[index]} places")
+    return counts
+
+
+def _counts(array: Array, columns: int, loc: Loc) -> Counts:
+    counts = _table(native(array, loc), (columns,), loc)
+    if not is_integer(counts):
+        refuse(loc, f"dtype {counts.dtype.name}: counts are integers")
     wrong = counts < 0
     if bool(wrong.any()):
         where = first_index(wrong)
-        refuse(loc, f"{HISTOGRAM}{where} is {counts[tuple(where)]}; counts are at least 0")
-    if float(counts.sum(dtype=np.float64)) >= _MAX_PIXELS:
-        refuse(loc, "counts more than 2^53 pixels")
-    sub_scores = tensors.get(SUB_SCORES_TENSOR)
-    read = None
-    if sub_scores is not None:
-        read = read_sub_scores(sub_scores, ("tensors", SUB_SCORES_TENSOR))
-    return counts.astype(np.int64), read
+        refuse(loc, f"{loc[-1]}{where} is {counts[tuple(where)]}; counts are at least 0")
+    if float(counts.sum(dtype=np.float64)) >= _MAX_COUNT:
+        refuse(loc, "counts more than 2^53")
+    return counts.astype(np.int64)
 
 
 def read_sub_scores(array: Array, loc: Loc) -> Scores:
-    """Sub-scores `[N, 3]` of images in float64.
+    """Sub-scores `[N, 4]` of images in float64.
 
     Raises:
         InvalidInputError: the shape is another, there is no image, or a number is negative or not
-            finite; NaN is taken in `boundary_loss` alone.
+            finite; NaN is taken in `boundary_loss` and `straightness` alone.
     """
-    values = _table(native(array, loc), len(SUB_SCORES), loc).astype(np.float64)
-    if not len(values):
+    columns = (len(SUB_SCORES), len(SUB_SCORES) - 1)
+    given = _table(native(array, loc), columns, loc).astype(np.float64)
+    if not len(given):
         refuse(loc, "holds no image")
+    values = np.full((len(given), len(SUB_SCORES)), np.nan)
+    values[:, : given.shape[1]] = given
     wrong = ~(np.isfinite(values) & (values >= 0))
-    boundary = SUB_SCORES.index("boundary_loss")
-    wrong[:, boundary] &= ~np.isnan(values[:, boundary])
+    for name in _MAY_BE_MISSING:
+        index = SUB_SCORES.index(name)
+        wrong[:, index] &= ~np.isnan(values[:, index])
     if bool(wrong.any()):
         where = first_index(wrong)
         refuse(
             loc,
             f"{loc[-1]}{where} is {values[tuple(where)]}; sub-scores are finite and at least 0, "
-            "NaN only for a boundary_loss that an image does not have",
+            f"NaN only for a {' or '.join(_MAY_BE_MISSING)} that an image does not have",
         )
     return values
 
@@ -102,9 +130,9 @@ def sub_scores_of(inputs: Inputs) -> Scores:
     return read_sub_scores(inputs[0][SUB_SCORES_TENSOR], ("inputs", SUB_SCORES_TENSOR))
 
 
-def _table(array: Array, columns: int, loc: Loc) -> Array:
-    """The array `[rows, columns]`."""
+def _table(array: Array, columns: tuple[int, ...], loc: Loc) -> Array:
+    """The array `[rows, columns]`, of one of some numbers of columns."""
     table = array[0] if array.ndim == _FORM_AXES and len(array) == 1 else array
-    if table.ndim != _TABLE_AXES or table.shape[1] != columns:
-        refuse(loc, f"shape {list(array.shape)}, expected [rows, {columns}]")
+    if table.ndim != _TABLE_AXES or table.shape[1] not in columns:
+        refuse(loc, f"shape {list(array.shape)}, expected [rows, {columns[0]}]")
     return table

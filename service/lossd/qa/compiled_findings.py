@@ -12,6 +12,8 @@ import numpy as np
 
 from lossd.qa.findings import CHOSEN, Evidence, Findings, Question
 from lossd.qa.levels import given_probabilities
+from lossd.qa.outlines import LEAST_PLACES, Lines
+from lossd.qa.regions import Ints
 from lossd_client.qa_wire import LEVELS
 
 SOURCE: Final = Path(__file__).with_name("findings.cpp")
@@ -27,10 +29,11 @@ QUESTION: Final = np.dtype(
     [
         *((name, np.uint64) for name in ("heat", "given_probability")),
         *((name, np.int64) for name in ("classes", "margin_steps", "max_points", "max_regions")),
+        ("least_places", np.int64),
     ]
 )
 _LAYOUT: Final = (IMAGE.itemsize, QUESTION.itemsize, len(CHOSEN.names or ()))
-_POINT = 4  # numbers
+_POINT, _LINE = 4, 3  # numbers
 _GIVEN_PROBABILITY: Final = given_probabilities()
 
 
@@ -51,6 +54,9 @@ class CompiledFind:
         self._find: Callable[..., int | None] = loaded.lossd_find
         loaded.lossd_find.restype = ctypes.c_void_p
         self._take: Callable[..., None] = loaded.lossd_take
+        self._lines: Callable[..., int | None] = loaded.lossd_lines
+        loaded.lossd_lines.restype = ctypes.c_void_p
+        self._take_lines: Callable[..., None] = loaded.lossd_take_lines
 
     def __call__(self, question: Question, image: Evidence) -> Findings:
         """What the image has, as `findings.find` says it."""
@@ -63,6 +69,7 @@ class CompiledFind:
         asked["heat"], asked["given_probability"] = _at(heat_table), _at(_GIVEN_PROBABILITY)
         asked["classes"], asked["margin_steps"] = question.classes, question.margin_steps
         asked["max_points"], asked["max_regions"] = question.max_points, question.max_regions
+        asked["least_places"] = LEAST_PLACES
         said = np.zeros(1, IMAGE)
         for name, array in zip(
             IMAGE.names or (), (labels, levels, predicted, margin), strict=False
@@ -76,11 +83,11 @@ class CompiledFind:
         said["label_bytes"], said["predicted_bytes"] = labels.itemsize, predicted.itemsize
         heat = np.empty(labels.shape, np.uint16)
         right, mine = np.zeros((2, question.classes), np.int64)
-        sizes = np.zeros(4, np.int64)
+        sizes = np.zeros(5, np.int64)
         handle = self._find(*map(_pointer, (asked, said, heat, right, mine, sizes)))
         if handle is None:
             raise MemoryError
-        regions, chosen, characters, points = sizes.tolist()
+        regions, chosen, characters, points, lines = sizes.tolist()
         text, ends = np.empty(characters, np.uint8), np.empty(chosen, np.int64)
         found = Findings(
             heat=heat,
@@ -94,12 +101,26 @@ class CompiledFind:
             chosen=np.empty(chosen, CHOSEN),
             masks=[],
             points=np.empty((points, _POINT), np.int64),
+            lines=np.empty((lines, _LINE), np.int64),
         )
         taken = (found.code, found.area, found.score, found.probability, found.chosen)
-        rest = (text, ends, found.points)
+        rest = (text, ends, found.points, found.lines)
         self._take(ctypes.c_void_p(handle), *map(_pointer, (*taken, *rest)))
         masks = text.tobytes().decode("ascii")
         found.masks.extend(masks[start:end] for start, end in pairwise([0, *ends.tolist()]))
+        return found
+
+    def lines(self, labels: Ints) -> Lines:
+        """The outlines of labels `[H, W]`, as `outlines.lines` says them."""
+        labels = np.ascontiguousarray(labels)
+        said, count = np.zeros(1, IMAGE), np.zeros(1, np.int64)
+        said["labels"], said["label_bytes"] = _at(labels), labels.itemsize
+        said["height"], said["width"] = labels.shape
+        handle = self._lines(_pointer(said), ctypes.c_int64(LEAST_PLACES), _pointer(count))
+        if handle is None:
+            raise MemoryError
+        found = np.empty((int(count[0]), _LINE), np.int64)
+        self._take_lines(ctypes.c_void_p(handle), _pointer(found))
         return found
 
 

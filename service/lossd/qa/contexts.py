@@ -1,9 +1,10 @@
 """Contexts that callers keep here: what the images of a data set have in common.
 
-A context is one histogram `[C, 256]` of whole numbers and, once the sub-scores of all images are
-known, their medians and spreads. Neither depends on the order, the company or the sharding in which
-the images were scored. A name belongs to the caller who gave it, putting is repeatable, and what is
-kept is bounded in bytes for each caller: beyond, the contexts used longest ago go. Knows no HTTP.
+A context is two tables of whole numbers, the histogram `[C, 256]` and the outlines `[C, 4]`, and,
+once the sub-scores of all images are known, their medians and spreads. None of it depends on the
+order, the company or the sharding in which the images were scored. A name belongs to the caller who
+gave it, putting is repeatable, and what is kept is bounded in bytes for each caller: beyond, the
+contexts used longest ago go. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Context:
     name: str
     histogram: Counts
     """`[C, 256]` int64, read-only."""
+    outlines: Counts | None
+    """`[C, 4]` int64, read-only; None where nobody has said them."""
     centres: Centres | None
     backdrop: Backdrop
     digest: str
@@ -59,21 +62,31 @@ class Context:
         return 2 * self.histogram.nbytes + ENTRY_BYTES
 
 
-def make_context(name: str, histogram: Counts, sub_scores: Scores | None) -> Context:
+def make_context(
+    name: str, histogram: Counts, outlines: Counts | None, sub_scores: Scores | None
+) -> Context:
     """A context of a data set.
 
     Args:
         name: what its caller calls it.
         histogram: `[C, 256]` at least 0, with less than 2^53 pixels.
-        sub_scores: `[N, 3]` of all images, finite or NaN; None where they are not known yet.
+        outlines: `[C, 4]`, as `qa_wire.OUTLINE_SUMS`; None where they are not known.
+        sub_scores: `[N, 4]` of all images, finite or NaN; None where they are not known yet.
     """
-    counts = np.array(histogram, np.int64)
-    counts.flags.writeable = False
+    counts = _frozen(histogram)
+    lines = None if outlines is None else _frozen(outlines)
     among = None if sub_scores is None else centres(sub_scores)
     digest = hashlib.sha256(f"{list(counts.shape)}\0{among}\0".encode())
     digest.update(counts.tobytes())
-    backdrop = Backdrop.of(counts, among)
-    return Context(name, counts, among, backdrop, digest.hexdigest()[:_DIGEST_DIGITS])
+    digest.update(b"" if lines is None else lines.tobytes())
+    backdrop = Backdrop.of(counts, lines, among)
+    return Context(name, counts, lines, among, backdrop, digest.hexdigest()[:_DIGEST_DIGITS])
+
+
+def _frozen(table: Counts) -> Counts:
+    counts = np.array(table, np.int64)
+    counts.flags.writeable = False
+    return counts
 
 
 @dataclass

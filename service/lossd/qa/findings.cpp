@@ -36,7 +36,7 @@ struct Image {
 struct Question {
   const uint16_t* heat;             // [C + 1, 256], what does not count comes last
   const double* given_probability;  // [256] by level
-  int64_t classes, margin_steps, max_points, max_regions;
+  int64_t classes, margin_steps, max_points, max_regions, least_places;
 };
 
 struct Run {
@@ -137,6 +137,7 @@ struct Found {
   std::string masks;                   // COCO's strings of the chosen regions
   std::vector<int64_t> ends;           // of each of them in `masks`
   std::vector<int64_t> points;         // x, y, sum of the heat, region
+  std::vector<int64_t> lines;          // class, places, chords
 };
 
 template <class From>
@@ -151,6 +152,40 @@ void widen(const void* from, int64_t bytes, bool is_signed, int64_t at, int32_t 
   else if (bytes == 1) widen<uint8_t>(from, at, count, to);
   else if (bytes == 2) widen<int16_t>(from, at, count, to);
   else widen<int32_t>(from, at, count, to);
+}
+
+// The first change from a column on; one is behind the last column.
+inline int32_t next_change(const uint8_t* change, int32_t at, int32_t width) {
+  for (uint64_t eight; at + 8 <= width; at += 8) {
+    std::memcpy(&eight, change + at, 8);
+    if (eight) break;
+  }
+  while (!change[at]) at++;
+  return at;
+}
+
+// The objects alone, with codes given + 1.
+Components given_objects(const Image& image) {
+  Components objects;
+  objects.first.push_back(0);
+  const int32_t width = (int32_t)image.width, height = (int32_t)image.height;
+  std::vector<int32_t> label(width + 1);
+  std::vector<uint8_t> changes(width + 8);
+  for (int32_t y = 0; y < height; y++) {
+    int32_t* const l = label.data();
+    uint8_t* const change = changes.data();
+    widen(image.labels, image.label_bytes, true, (int64_t)y * width, width, l);
+    for (int32_t x = 1; x < width; x++) change[x] = l[x] != l[x - 1];
+    change[width] = 1;
+    for (int32_t x = 0; x < width;) {
+      const int32_t end = next_change(change, x + 1, width);
+      if (l[x] >= 0) objects.add(y, x, end, l[x] + 1);
+      x = end;
+    }
+    objects.end_row();
+  }
+  objects.finish();
+  return objects;
 }
 
 // One sweep: heat, runs of given objects and of disputed pixels, and `right` and `predicted` pixels
@@ -182,12 +217,7 @@ void sweep(const Question& q, const Image& image, uint16_t* heat, int64_t* right
     change[width] = 1;
     int32_t object_from = 0, region_from = 0;
     for (int32_t x = 0; x < width;) {
-      int32_t end = x + 1;
-      for (uint64_t eight; end + 8 <= width; end += 8) {
-        std::memcpy(&eight, change + end, 8);
-        if (eight) break;
-      }
-      while (!change[end]) end++;
+      const int32_t end = next_change(change, x + 1, width);
       const int32_t mine = l[x];
       const uint16_t* const row = q.heat + (int64_t)(mine >= 0 ? mine : classes) * LEVELS;
       for (int32_t n = x; n < end; n++) heat[at + n] = row[level[n]];
@@ -495,8 +525,36 @@ Straight straight(const Image& image, const Components& all, const std::vector<i
   return found;
 }
 
-void measure(const Image& image, const Components& objects, const std::vector<int32_t>& members,
-             Chosen& chosen) {
+// The outlines of an image's objects, of which small ones have no place: what goes on for 13 rows is
+// that high.
+struct Outlines {
+  std::vector<int32_t> object;                // that are large enough
+  std::vector<std::vector<int32_t>> members;  // runs of each
+  std::vector<Straight> found;                // of each
+
+  Outlines(const Image& image, const Components& objects) {
+    for (int32_t n = 0; n < (int32_t)objects.code.size(); n++)
+      if (objects.area[n] >= PLACES) object.push_back(n);
+    members = objects.members(object);
+    for (const auto& own : members) found.push_back(straight(image, objects, own));
+  }
+
+  // Where an object is among them, or would be.
+  size_t seek(int32_t wanted) const {
+    return std::lower_bound(object.begin(), object.end(), wanted) - object.begin();
+  }
+
+  // Class, places and chords of those that can be judged.
+  std::vector<int64_t> lines(const Components& objects, int64_t least) const {
+    std::vector<int64_t> lines;
+    for (size_t n = 0; n < object.size(); n++)
+      if (found[n].places >= least)
+        lines.insert(lines.end(), {objects.code[object[n]] - 1, found[n].places, found[n].chords});
+    return lines;
+  }
+};
+
+void measure(const Components& objects, const std::vector<int32_t>& members, Chosen& chosen) {
   for (int32_t n : members) {
     const Run& run = objects.runs[n];
     const int64_t length = run.end - run.start;
@@ -504,9 +562,6 @@ void measure(const Image& image, const Components& objects, const std::vector<in
     chosen.along_column_sum += length * (run.start + run.end - 1);
     chosen.along_area += length;
   }
-  const Straight found = straight(image, objects, members);
-  chosen.places = found.places;
-  chosen.chords = found.chords;
 }
 
 void describe(const Question& q, const Image& image, Found& found) {
@@ -529,9 +584,16 @@ void describe(const Question& q, const Image& image, Found& found) {
   std::sort(distinct.begin(), distinct.end());
   distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
   const auto objects = found.objects.members(distinct);
+  const Outlines outlines(image, found.objects);
+  found.lines = outlines.lines(found.objects, q.least_places);
   std::vector<Chosen> told(distinct.size());
-  for (size_t n = 0; n < distinct.size(); n++)
-    measure(image, found.objects, objects[n], told[n]);
+  for (size_t n = 0; n < distinct.size(); n++) {
+    measure(found.objects, objects[n], told[n]);
+    const size_t at = outlines.seek(distinct[n]);
+    if (at == outlines.object.size() || outlines.object[at] != distinct[n]) continue;
+    told[n].places = outlines.found[at].places;
+    told[n].chords = outlines.found[at].chords;
+  }
   for (size_t n = 0; n < along.size(); n++) {
     const size_t which =
         std::lower_bound(distinct.begin(), distinct.end(), along[n]) - distinct.begin();
@@ -646,7 +708,7 @@ int64_t lossd_findings_layout() {
 }
 
 // Looks at an image; what it returns is to be taken, null if there is no memory for it. `sizes`:
-// regions, chosen regions, characters of masks, points.
+// regions, chosen regions, characters of masks, points, lines.
 void* lossd_find(const Question* question, const Image* image, uint16_t* heat, int64_t* right,
                  int64_t* predicted, int64_t* sizes) try {
   auto found = std::make_unique<Found>();
@@ -658,14 +720,32 @@ void* lossd_find(const Question* question, const Image* image, uint16_t* heat, i
   sizes[1] = (int64_t)found->chosen.size();
   sizes[2] = (int64_t)found->masks.size();
   sizes[3] = (int64_t)found->points.size() / 4;
+  sizes[4] = (int64_t)found->lines.size() / 3;
   return found.release();
 } catch (const std::bad_alloc&) {
   return nullptr;
 }
 
+// The outlines of labels; what it returns is to be taken, null if there is no memory for it.
+void* lossd_lines(const Image* image, int64_t least, int64_t* count) try {
+  const Components objects = given_objects(*image);
+  const Outlines outlines(*image, objects);
+  auto lines = std::make_unique<std::vector<int64_t>>(outlines.lines(objects, least));
+  *count = (int64_t)lines->size() / 3;
+  return lines.release();
+} catch (const std::bad_alloc&) {
+  return nullptr;
+}
+
+void lossd_take_lines(void* handle, int64_t* lines) {
+  auto* found = (std::vector<int64_t>*)handle;
+  std::copy(found->begin(), found->end(), lines);
+  delete found;
+}
+
 // Copies what was found and forgets it.
 void lossd_take(void* handle, int64_t* code, int64_t* area, double* score, double* probability,
-                int64_t* chosen, char* masks, int64_t* ends, int64_t* points) {
+                int64_t* chosen, char* masks, int64_t* ends, int64_t* points, int64_t* lines) {
   Found* found = (Found*)handle;
   std::copy(found->disputed.code.begin(), found->disputed.code.end(), code);
   std::copy(found->disputed.area.begin(), found->disputed.area.end(), area);
@@ -676,6 +756,7 @@ void lossd_take(void* handle, int64_t* code, int64_t* area, double* score, doubl
   std::copy(found->masks.begin(), found->masks.end(), masks);
   std::copy(found->ends.begin(), found->ends.end(), ends);
   std::copy(found->points.begin(), found->points.end(), points);
+  std::copy(found->lines.begin(), found->lines.end(), lines);
   delete found;
 }
 

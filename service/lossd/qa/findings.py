@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from lossd.qa.levels import Counts
-from lossd.qa.outlines import outlines
+from lossd.qa.outlines import Lines, Outlines, judged_lines, lines, outlines
 from lossd.qa.points import Heat, peaks
 from lossd.qa.regions import Bytes, Chosen, Disputed, Floats, Ints, choose, disputed_regions
 from lossd.qa.runs import Components, Indices, components
@@ -98,6 +98,8 @@ class Findings:
     """The M masks of the whole image as COCO's strings."""
     points: Indices
     """`[P, 4]` column, row, sum of the heat of the 5 by 5 pixels around, region or -1."""
+    lines: Lines
+    """Outlines of given objects, as `outlines.lines` says them."""
 
 
 class Find(Protocol):
@@ -105,6 +107,21 @@ class Find(Protocol):
 
     def __call__(self, question: Question, image: Evidence) -> Findings:
         """What the image has."""
+
+    def lines(self, labels: Ints) -> Lines:
+        """The outlines of labels `[H, W]` where nothing else is looked for."""
+
+
+class PlainFind:
+    """By numpy."""
+
+    def __call__(self, question: Question, image: Evidence) -> Findings:
+        """What the image has."""
+        return find(question, image)
+
+    def lines(self, labels: Ints) -> Lines:
+        """The outlines of labels `[H, W]`."""
+        return lines(labels)
 
 
 def find(question: Question, image: Evidence) -> Findings:
@@ -125,6 +142,7 @@ def find(question: Question, image: Evidence) -> Findings:
     numbers = disputed.largest(question.max_regions)
     chosen = choose(disputed, numbers, size)
     objects = components(labels + labels.dtype.type(1))
+    given = _Given(labels, objects, outlines(labels, objects))
     counts, first = chosen.run_lengths(size)
     valid = labels >= 0
     return Findings(
@@ -136,9 +154,10 @@ def find(question: Question, image: Evidence) -> Findings:
         area=disputed.found.area,
         score=disputed.score,
         probability=disputed.probability,
-        chosen=_described(labels, disputed, objects, chosen, classes),
+        chosen=_described(given, disputed, chosen, classes),
         masks=compress_several(counts, first) if len(first) else [],
         points=peaks(heat, disputed.found, question.max_points),
+        lines=judged_lines(objects, given.outlines),
     )
 
 
@@ -171,9 +190,17 @@ def heat_rows(heat: Heat, classes: int) -> Heat:
 _STEPS: Final = ((-1, 0), (0, -1), (0, 1), (1, 0))
 
 
-def _described(
-    labels: Ints, disputed: Disputed, objects: Components, chosen: Chosen, classes: int
-) -> Table:
+@dataclass(frozen=True)
+class _Given:
+    """What annotators drew."""
+
+    labels: Ints
+    objects: Components
+    outlines: Outlines
+
+
+def _described(given: _Given, disputed: Disputed, chosen: Chosen, classes: int) -> Table:
+    labels, objects = given.labels, given.objects
     count = len(chosen.numbers)
     table = np.zeros(count, CHOSEN)
     if not count:
@@ -186,9 +213,9 @@ def _described(
     table["column_sum"] = np.add.reduceat(chosen.column, first)
     own = objects.of(chosen.row[first] * labels.shape[1] + chosen.column[first])
     index, places = _edges(labels, disputed, chosen)
-    given, other = labels.reshape(-1)[places], objects.of(places)
+    beside, other = labels.reshape(-1)[places], objects.of(places)
     predicted = (disputed.found.code[chosen.numbers] - 1) % classes
-    at_predicted = given == predicted[index]
+    at_predicted = beside == predicted[index]
     touched = _most_frequent(index[at_predicted], other[at_predicted], count)
     table["edges"] = np.bincount(index, minlength=count)
     table["edges_at_predicted"] = np.bincount(index[at_predicted], minlength=count)
@@ -196,7 +223,7 @@ def _described(
     table["own"], table["own_area"] = own, objects.area[own]
     table["touched"], table["touched_area"] = touched, objects.area[touched]
     along = np.where(objects.area[own] < objects.area[touched], own, touched)
-    rows, columns, lines = *_sums(objects), outlines(labels, objects)
+    rows, columns = _sums(objects)
     codes = np.zeros(labels.shape, np.int32)
     codes.reshape(-1)[disputed.places] = disputed.found.code[disputed.region]
     own_lines = outlines(codes - np.int32(1), disputed.found)
@@ -206,8 +233,8 @@ def _described(
         ("along_row_sum", rows),
         ("along_column_sum", columns),
         ("along_area", objects.area),
-        ("places", lines.places),
-        ("chords", lines.chords),
+        ("places", given.outlines.places),
+        ("chords", given.outlines.chords),
     ):
         table[name] = values[along]
     return table

@@ -12,14 +12,23 @@ from typing import Any
 import numpy as np
 import orjson
 
-from lossd.qa.findings import Evidence, Find, Findings, Question, counted, find, heat_rows
+from lossd.qa.findings import (
+    Evidence,
+    Find,
+    Findings,
+    PlainFind,
+    Question,
+    counted,
+    heat_rows,
+)
 from lossd.qa.kinds import region_kinds
 from lossd.qa.levels import Counts, Table, class_tails, worst_mean
+from lossd.qa.outlines import Lines, Straightness, line_sums
 from lossd.qa.points import BOX_PIXELS, HEAT_PER_NAT, Heat, heat_table
 from lossd.qa.runs import Indices
 from lossd.qa.suspicion import Centres, suspicions
 from lossd.qa.wording import Words
-from lossd_client.qa_wire import MARGIN_STEPS, ScoreRequest, SubScores
+from lossd_client.qa_wire import MARGIN_STEPS, SUB_SCORES, ScoreRequest, SubScores
 
 Document = dict[str, Any]
 
@@ -32,13 +41,16 @@ class Backdrop:
 
     tails: Table
     """`[C, 256]` class-tails in nats."""
+    straightness: Straightness | None
+    """None where nobody has said how straight outlines are."""
     centres: Centres | None
     """None where the sub-scores of the images are not known yet."""
 
     @classmethod
-    def of(cls, histogram: Counts, centres: Centres | None) -> Backdrop:
-        """Of a data set's histogram, `[C, 256]`, and its centres."""
-        return cls(class_tails(histogram), centres)
+    def of(cls, histogram: Counts, outlines: Counts | None, centres: Centres | None) -> Backdrop:
+        """Of a data set's histogram, `[C, 256]`, its outlines, `[C, 4]`, and its centres."""
+        straightness = None if outlines is None else Straightness(outlines)
+        return cls(class_tails(histogram), straightness, centres)
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Judgement:
     `orjson.Fragment`. A model would take longer to make than what it says."""
     histogram: Counts
     """`[C, 256]`."""
+    outlines: Counts | None
+    """`[C, 4]`; None where nobody asked."""
     heat: Heat | None
     """`[H, W]` uint16 in 1/64 of a nat; None where nobody asked."""
 
@@ -61,7 +75,7 @@ class Judge:
         asked: what the request says.
         classes: how many there are.
         backdrop: the data set; None without a context.
-        find: what looks at the images.
+        find: what looks at the images; numpy if None.
     """
 
     def __init__(
@@ -69,12 +83,12 @@ class Judge:
         asked: ScoreRequest,
         classes: int,
         backdrop: Backdrop | None,
-        find: Find = find,
+        find: Find | None = None,
     ) -> None:
         self._asked = asked
         self._classes = classes
         self._backdrop = backdrop
-        self._find = find
+        self._find = PlainFind() if find is None else find
         self._words = Words(asked.class_names)
         is_full = asked.detail == "full"
         table = heat_table(None if backdrop is None else backdrop.tails)
@@ -99,19 +113,37 @@ class Judge:
         asks_heat = "heat" in self._asked.arrays
         if self._asked.detail == "scores" and not asks_heat:
             for image in images:
-                histogram = counted(image, self._classes)
-                yield Judgement(self._scores(image, histogram), histogram, None)
+                lines = self._find.lines(image.labels) if self._needs_lines() else None
+                yield self._judgement(image, counted(image, self._classes), lines, {}, None)
             return
         found = [self._find(self._question, image) for image in images]
         details: Iterable[Document] = [{}] * len(images)
         if self._asked.detail == "full":
             details = self._details(found)
         for image, own, more in zip(images, found, details, strict=True):
-            document = {**self._scores(image, own.histogram), **more}
-            yield Judgement(document, own.histogram, own.heat if asks_heat else None)
+            heat = own.heat if asks_heat else None
+            yield self._judgement(image, own.histogram, own.lines, more, heat)
 
-    def _scores(self, image: Evidence, histogram: Counts) -> Document:
-        sub_scores = self._sub_scores(image, histogram)
+    def _needs_lines(self) -> bool:
+        is_compared = self._backdrop is not None and self._backdrop.straightness is not None
+        return is_compared or "outlines" in self._asked.arrays
+
+    def _judgement(
+        self,
+        image: Evidence,
+        histogram: Counts,
+        lines: Lines | None,
+        details: Document,
+        heat: Heat | None,
+    ) -> Judgement:
+        sums = None
+        if lines is not None and "outlines" in self._asked.arrays:
+            sums = line_sums(lines, self._classes)
+        document = {**self._scores(image, histogram, lines), **details}
+        return Judgement(document, histogram, sums, heat)
+
+    def _scores(self, image: Evidence, histogram: Counts, lines: Lines | None) -> Document:
+        sub_scores = self._sub_scores(image, histogram, lines)
         return {
             "height": image.labels.shape[0],
             "width": image.labels.shape[1],
@@ -121,20 +153,24 @@ class Judge:
             "suspicion": self._suspicion(sub_scores),
         }
 
-    def _sub_scores(self, image: Evidence, histogram: Counts) -> SubScores | None:
+    def _sub_scores(
+        self, image: Evidence, histogram: Counts, lines: Lines | None
+    ) -> SubScores | None:
         if self._backdrop is None:
             return None
+        straightness = self._backdrop.straightness
         return SubScores(
             worst_loss=image.scores.worst_loss,
             class_tail=worst_mean(self._backdrop.tails, histogram),
             boundary_loss=image.scores.boundary_loss,
+            straightness=None if straightness is None or lines is None else straightness.of(lines),
         )
 
     def _suspicion(self, sub_scores: SubScores | None) -> float | None:
         if sub_scores is None or self._backdrop is None or self._backdrop.centres is None:
             return None
-        beside = sub_scores.boundary_loss
-        row = [sub_scores.worst_loss, sub_scores.class_tail, math.nan if beside is None else beside]
+        values = (getattr(sub_scores, name) for name in SUB_SCORES)
+        row = [math.nan if value is None else value for value in values]
         return float(suspicions(np.array([row]), self._backdrop.centres)[0])
 
     def _details(self, found: Sequence[Findings]) -> Iterator[Document]:

@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lossd.qa.outlines import LEAST_PLACES
 from lossd.qa.regions import Floats
 from lossd.qa.runs import Indices
 from lossd_client.qa_wire import ErrorKind
@@ -43,8 +44,6 @@ _MOST: Final = 0.5
 _STRAIGHT: Final = 0.9
 """From such a share of chords on, an outline has too few corners."""
 _REGION_PLACES: Final = 8
-_JUDGED_PLACES: Final = 20
-"""An outline of fewer places is too short to be judged."""
 
 
 def region_kinds(images: Sequence[tuple[Table, Indices]]) -> list[ErrorKind]:
@@ -64,7 +63,7 @@ def region_kinds(images: Sequence[tuple[Table, Indices]]) -> list[ErrorKind]:
     is_inside = regions["own_area"] < regions["touched_area"]
     is_outline = ~is_whole & is_touching
     is_straight = _are_straight(
-        regions["places"], regions["chords"], _JUDGED_PLACES
+        regions["places"], regions["chords"], LEAST_PLACES
     ) & ~_are_straight(regions["region_places"], regions["region_chords"], _REGION_PLACES)
     is_opposite, is_alone = _opposite(regions, image, area, is_inside, is_outline)
     kinds: list[ErrorKind] = np.select(

@@ -5,6 +5,9 @@ that clicked a few corners leaves chords. At a place of the outline, the border 
 rows above and below it (or of the columns beside it, where it lies rather flat) are compared with
 the straight line that fits them best. Those of a drawn line lie within half a pixel of it, with a
 root mean square of 0.29 px, so what deviates less than 0.35 px is a chord.
+
+How straight is straight depends on the class: houses are, people are not. So an object is compared
+with those of its class in the data set, of which sums are known.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lossd.qa.runs import Components, Indices, components
+from lossd.qa.levels import Counts
+from lossd.qa.runs import Codes, Components, Indices, components
+from lossd_client.qa_wire import OUTLINE_SQUARES, OUTLINE_SUMS
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,6 +31,16 @@ _CHORD_PIXELS: Final = 0.35
 _PLACES: Final = 2 * _REACH + 1
 _SQUARES: Final = _REACH * (_REACH + 1) * (2 * _REACH + 1) // 3
 _CHORD: Final = int(_CHORD_PIXELS**2 * _PLACES**2 * _SQUARES)
+
+
+LEAST_PLACES: Final = 20
+"""An outline of fewer places is too short to be judged."""
+
+_PRIOR_OBJECTS: Final = 4
+"""As many objects of all classes stand beside those of a class, which may be few."""
+
+Lines = Indices
+"""`[K, 3]` class, places and chords of each given object whose outline can be judged."""
 
 
 @dataclass(frozen=True)
@@ -98,3 +113,78 @@ def _judged(
     squares, across, slope = (offset**2).sum(0), offset.sum(0), steps @ offset
     residual = _SQUARES * (_PLACES * squares - across**2) - _PLACES * slope**2
     return which, residual <= _CHORD
+
+
+def lines(labels: Codes) -> Lines:
+    """The outlines of an image that can be judged, in reading order of their objects.
+
+    Args:
+        labels: `[H, W]`, -1 where a pixel does not count.
+
+    Example:
+        >>> labels = np.zeros((40, 40), np.int8)
+        >>> labels[10:30, 10:30] = 1
+        >>> lines(labels).tolist()
+        [[0, 32, 32], [1, 32, 32]]
+    """
+    objects = components(labels + labels.dtype.type(1))
+    return judged_lines(objects, outlines(labels, objects))
+
+
+def judged_lines(objects: Components, found: Outlines) -> Lines:
+    """Those of some objects' outlines that can be judged."""
+    judged = found.places >= LEAST_PLACES
+    columns = (objects.code[judged] - 1, found.places[judged], found.chords[judged])
+    return np.stack(columns, 1)
+
+
+def line_sums(found: Lines, classes: int) -> Counts:
+    """What a data set's outlines are added up from, `[C, 4]` in the order of `OUTLINE_SUMS`.
+
+    Example:
+        >>> line_sums(np.array([[1, 30, 20], [1, 40, 40]]), 2).tolist()
+        [[0, 0, 0, 0], [2, 70, 60, 13653]]
+    """
+    sums = np.zeros((classes, len(OUTLINE_SUMS)), np.int64)
+    code, places, chords = found.T
+    squares = chords * chords * OUTLINE_SQUARES // places
+    np.add.at(sums, code, np.stack((np.ones_like(code), places, chords, squares), 1))
+    return sums
+
+
+class Straightness:
+    """How straight an image's outlines are among those of a data set.
+
+    Of an object with p places and c chords, `z = (c - m·p) / sqrt(v·p)`, where m is the share of
+    chords in its class and v the variance of its objects' shares, each weighted by its places;
+    four objects of the mean variance of all classes are added, since a class may have few.
+
+    Args:
+        sums: `[C, 4]`, `line_sums` of all images added up.
+
+    Example:
+        >>> of_set = Straightness(np.array([[0, 0, 0, 0], [10, 500, 250, 33000]]))
+        >>> round(of_set.of(np.array([[1, 100, 50], [1, 64, 60]])), 3)
+        5.6
+    """
+
+    def __init__(self, sums: Counts) -> None:
+        objects, places, chords, squares = sums.T.astype(np.float64)
+        self._mean = chords / np.maximum(places, 1.0)
+        spread = np.maximum(squares / OUTLINE_SQUARES - chords * self._mean, 0.0)
+        common = spread.sum() / max(objects.sum(), 1.0)
+        self._variance = (spread + _PRIOR_OBJECTS * common) / (objects + _PRIOR_OBJECTS)
+
+    def of(self, found: Lines) -> float | None:
+        """The largest z of an image's objects, at least 0; None where none can be judged.
+
+        Args:
+            found: the image's `lines`.
+        """
+        code, places, chords = found.T
+        variance = self._variance[code]
+        known = variance > 0
+        if not known.any():
+            return None
+        above = (chords - self._mean[code] * places)[known]
+        return max(0.0, float((above / np.sqrt(variance * places)[known]).max()))
