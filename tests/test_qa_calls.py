@@ -212,6 +212,10 @@ def test_an_outline_with_too_few_corners_is_unusual(app_client: Caller) -> None:
     np.testing.assert_allclose(found, expected)
     assert expected[4] > z[4, :3].sum() + 0.5
     assert said.images[0].sub_scores is None
+    for image, deviations in zip(judged.images, rows[:, 3].tolist(), strict=True):
+        told = f"straighter than its class's by {deviations:.1f} standard deviations"
+        assert (told in (image.reason or "")) == (deviations >= 2.5)
+    assert rows[4, 3] >= 2.5
 
 
 def test_evidence_says_the_same_as_a_live_call_to_the_bit(app_client: Caller) -> None:

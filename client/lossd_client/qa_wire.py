@@ -309,8 +309,9 @@ class ImageScores(_Answered):
     disputed_pixels: int | None = None
     """None with detail `scores`, as all that follows."""
     kind: ErrorKind | None = None
-    """That of the region of the largest score, as the reason; None without regions."""
+    """That of the region of the largest score; None without regions."""
     reason: str | None = None
+    """The same in words, and the class of an outline that is unusually straight."""
     points: list[Point] | None = None
     """Largest heat first, more than 10 px apart, at most one in a disputed region."""
     regions: list[Region] | None = None

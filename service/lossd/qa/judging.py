@@ -23,7 +23,7 @@ from lossd.qa.findings import (
 )
 from lossd.qa.kinds import region_kinds
 from lossd.qa.levels import Counts, Table, class_tails, worst_mean
-from lossd.qa.outlines import Lines, Straightness, line_sums
+from lossd.qa.outlines import Lines, Straightest, Straightness, line_sums
 from lossd.qa.points import BOX_PIXELS, HEAT_PER_NAT, Heat, heat_table
 from lossd.qa.runs import Indices
 from lossd.qa.suspicion import Centres, suspicions
@@ -139,11 +139,21 @@ class Judge:
         sums = None
         if lines is not None and "outlines" in self._asked.arrays:
             sums = line_sums(lines, self._classes)
-        document = {**self._scores(image, histogram, lines), **details}
+        straightest = self._straightest(lines)
+        document = {**self._scores(image, histogram, straightest), **details}
+        if details and straightest is not None:
+            document["reason"] = self._words.with_outline(document["reason"], straightest)
         return Judgement(document, histogram, sums, heat)
 
-    def _scores(self, image: Evidence, histogram: Counts, lines: Lines | None) -> Document:
-        sub_scores = self._sub_scores(image, histogram, lines)
+    def _straightest(self, lines: Lines | None) -> Straightest | None:
+        if lines is None or self._backdrop is None or self._backdrop.straightness is None:
+            return None
+        return self._backdrop.straightness.of(lines)
+
+    def _scores(
+        self, image: Evidence, histogram: Counts, straightest: Straightest | None
+    ) -> Document:
+        sub_scores = self._sub_scores(image, histogram, straightest)
         return {
             "height": image.labels.shape[0],
             "width": image.labels.shape[1],
@@ -154,16 +164,15 @@ class Judge:
         }
 
     def _sub_scores(
-        self, image: Evidence, histogram: Counts, lines: Lines | None
+        self, image: Evidence, histogram: Counts, straightest: Straightest | None
     ) -> SubScores | None:
         if self._backdrop is None:
             return None
-        straightness = self._backdrop.straightness
         return SubScores(
             worst_loss=image.scores.worst_loss,
             class_tail=worst_mean(self._backdrop.tails, histogram),
             boundary_loss=image.scores.boundary_loss,
-            straightness=None if straightness is None or lines is None else straightness.of(lines),
+            straightness=None if straightest is None else straightest.deviations,
         )
 
     def _suspicion(self, sub_scores: SubScores | None) -> float | None:

@@ -152,6 +152,16 @@ def line_sums(found: Lines, classes: int) -> Counts:
     return sums
 
 
+@dataclass(frozen=True)
+class Straightest:
+    """The object of an image whose outline is straightest for its class."""
+
+    deviations: float
+    """How many standard deviations above the class's mean, at least 0."""
+    code: int
+    """Its class."""
+
+
 class Straightness:
     """How straight an image's outlines are among those of a data set.
 
@@ -164,8 +174,8 @@ class Straightness:
 
     Example:
         >>> of_set = Straightness(np.array([[0, 0, 0, 0], [10, 500, 250, 33000]]))
-        >>> round(of_set.of(np.array([[1, 100, 50], [1, 64, 60]])), 3)
-        5.6
+        >>> of_set.of(np.array([[1, 100, 50], [1, 64, 60]]))
+        Straightest(deviations=5.6, code=1)
     """
 
     def __init__(self, sums: Counts) -> None:
@@ -175,8 +185,8 @@ class Straightness:
         common = spread.sum() / max(objects.sum(), 1.0)
         self._variance = (spread + _PRIOR_OBJECTS * common) / (objects + _PRIOR_OBJECTS)
 
-    def of(self, found: Lines) -> float | None:
-        """The largest z of an image's objects, at least 0; None where none can be judged.
+    def of(self, found: Lines) -> Straightest | None:
+        """The object of the largest z in an image; None where none can be judged.
 
         Args:
             found: the image's `lines`.
@@ -187,4 +197,6 @@ class Straightness:
         if not known.any():
             return None
         above = (chords - self._mean[code] * places)[known]
-        return max(0.0, float((above / np.sqrt(variance * places)[known]).max()))
+        deviations = above / np.sqrt(variance * places)[known]
+        first = int(deviations.argmax())
+        return Straightest(max(0.0, float(deviations[first])), int(code[known][first]))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import orjson
 
 from lossd.qa.findings import Findings
+from lossd.qa.outlines import Straightest
 from lossd.qa.regions import Floats
 from lossd.qa.runs import Indices
 from lossd_client.qa_wire import ErrorKind
@@ -40,6 +41,11 @@ class Told:
     reason: str | None
 
 
+UNUSUAL_DEVIATIONS = 2.5
+"""From so many standard deviations on, a reason tells of a straight outline. An image of some
+twenty objects has that by chance once in eight times."""
+
+
 class Words:
     """Words of a request's answers; for any thread.
 
@@ -53,6 +59,22 @@ class Words:
     def name(self, index: int) -> str | None:
         """Name of a class; None where nobody names it."""
         return None if self._class_names is None else self._class_names[index]
+
+    def with_outline(self, reason: str | None, straightest: Straightest) -> str | None:
+        """An image's reason, and that an outline is straight where that is unusual.
+
+        Args:
+            reason: that of its first region; None where there is none.
+            straightest: of its outlines.
+        """
+        if straightest.deviations < UNUSUAL_DEVIATIONS:
+            return reason
+        name = self.name(straightest.code) or f"class {straightest.code}"
+        outline = (
+            f"an outline of {name} straighter than its class's by "
+            f"{straightest.deviations:.1f} standard deviations"
+        )
+        return outline if reason is None else f"{reason}; {outline}"
 
     def tell(
         self,
