@@ -116,8 +116,8 @@ export class Histogram {
         how:
           "How: so many more images lie this far above the median than below it; were all " +
           "annotations right, both sides should be alike. Where the errors were known (126 street " +
-          "images, 42 wrong), it said 10 for the first 10 images, of which 7 were wrong, 14 for 20 " +
-          "(13 wrong) and 15 for 40 (21 wrong). " +
+          "images, 42 wrong), it said 10 for the first 10 images, of which 7 were wrong, 13 for 20 " +
+          "(14 wrong) and 15 for 40 (21 wrong). " +
           `From ${MIN_DECIDED} decided images on (now ${decided.length}), the precision of your ` +
           "decisions is used instead.",
       };
