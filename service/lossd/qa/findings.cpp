@@ -425,29 +425,53 @@ void encode(const Image& image, const Components& regions, const std::vector<int
 
 // -- how straight an object's outline is ----------------------------------------------------------
 
-// An object's pixels with a margin wide enough that no look beside them leaves it. `pitch` leads to
-// the next place of the outline, `across` over it.
-struct Bitmap {
-  std::vector<uint8_t> pixels;
+// Pixels with a margin wide enough that no look beside them leaves it. `pitch` leads to the next
+// place of an outline, `across` over it.
+template <class Pixel>
+struct Canvas {
+  std::vector<Pixel> pixels;
   int64_t left, top, pitch;
 
-  bool has(int64_t y, int64_t x) const { return pixels[(y - top) * pitch + x - left] != 0; }
+  Canvas(int64_t x, int64_t y, int64_t width, int64_t height)
+      : left(x - EDGE), top(y - EDGE), pitch(width + 2 * EDGE) {
+    pixels.assign(pitch * (height + 2 * EDGE), 0);
+  }
+
+  const Pixel* at(int64_t y, int64_t x) const { return &pixels[(y - top) * pitch + x - left]; }
+
+  void fill(const Run& run, Pixel value) {
+    Pixel* const row = &pixels[(run.row - top) * pitch - left];
+    std::fill(row + run.start, row + run.end, value);
+  }
+
+ private:
+  static constexpr int64_t EDGE = REACH + 2;
+};
+
+// One object on a canvas, where what touches it is of another value.
+template <class Pixel>
+struct Shape {
+  const Canvas<Pixel>& canvas;
+  const Pixel own;
+
+  bool has(int64_t y, int64_t x) const { return *canvas.at(y, x) == own; }
 };
 
 struct Straight {
   int64_t places, chords;
 };
 
+template <class Pixel>
 struct Line {
-  const Bitmap& bitmap;
+  const Shape<Pixel>& shape;
   const bool turned, behind;  // columns for rows; the far side of the object for the near one
   const int64_t limit;        // where the image ends across
 
   // Whether the outline passes before this position of a row.
   bool passes(int64_t row, int64_t position) const {
     if (position <= 0 || position >= limit) return false;
-    const bool before = turned ? bitmap.has(position - 1, row) : bitmap.has(row, position - 1);
-    const bool after = turned ? bitmap.has(position, row) : bitmap.has(row, position);
+    const bool before = turned ? shape.has(position - 1, row) : shape.has(row, position - 1);
+    const bool after = turned ? shape.has(position, row) : shape.has(row, position);
     return behind ? before && !after : after && !before;
   }
 
@@ -484,59 +508,73 @@ struct Line {
   }
 };
 
-bool all_eight(const uint8_t* pixels) {
-  uint64_t eight;
+// Whether eight bytes of pixels are all of the shape.
+template <class Pixel>
+bool all_own(const Pixel* pixels, Pixel own) {
+  constexpr int COUNT = 8 / sizeof(Pixel);
+  uint64_t eight, wanted = 0;
   std::memcpy(&eight, pixels, sizeof eight);
-  return eight == 0x0101010101010101;
+  for (int n = 0; n < COUNT; n++) wanted = wanted << 8 * sizeof(Pixel) | own;
+  return eight == wanted;
 }
 
+template <class Pixel>
+Straight straight(const Image& image, const Components& all, const std::vector<int32_t>& members,
+                  const Shape<Pixel>& shape) {
+  constexpr int64_t COUNT = 8 / sizeof(Pixel);
+  const Line<Pixel> near = {shape, false, false, image.width};
+  const Line<Pixel> far = {shape, false, true, image.width};
+  const Line<Pixel> upper = {shape, true, false, image.height};
+  const Line<Pixel> lower = {shape, true, true, image.height};
+  const int64_t pitch = shape.canvas.pitch;
+  Straight found = {};
+  for (int32_t n : members) {
+    const Run& run = all.runs[n];
+    near.judge(run.row, run.start, found);
+    far.judge(run.row, run.end, found);
+    const Pixel* pixel = shape.canvas.at(run.row, run.start);
+    for (int64_t x = run.start; x < run.end; x++, pixel++) {
+      while (x + COUNT <= run.end && all_own(pixel - pitch, shape.own) &&
+             all_own(pixel + pitch, shape.own))
+        x += COUNT, pixel += COUNT;
+      if (x == run.end) break;
+      if (pixel[-pitch] != shape.own) upper.judge(x, run.row, found);
+      if (pixel[pitch] != shape.own) lower.judge(x, run.row + 1, found);
+    }
+  }
+  return found;
+}
+
+// How straight a region's own outline is.
 Straight straight(const Image& image, const Components& all, const std::vector<int32_t>& members) {
-  constexpr int64_t EDGE = REACH + 2;
   int64_t left = image.width, right = 0;
   const int64_t top = all.runs[members.front()].row, bottom = all.runs[members.back()].row;
   for (int32_t n : members) {
     left = std::min(left, (int64_t)all.runs[n].start);
     right = std::max(right, (int64_t)all.runs[n].end);
   }
-  Bitmap bitmap = {{}, left - EDGE, top - EDGE, right - left + 2 * EDGE};
-  bitmap.pixels.assign(bitmap.pitch * (bottom + 1 - top + 2 * EDGE), 0);
-  for (int32_t n : members) {
-    const Run& run = all.runs[n];
-    std::memset(&bitmap.pixels[(run.row - bitmap.top) * bitmap.pitch + run.start - bitmap.left], 1,
-                run.end - run.start);
-  }
-  const Line near = {bitmap, false, false, image.width}, far = {bitmap, false, true, image.width};
-  const Line upper = {bitmap, true, false, image.height}, lower = {bitmap, true, true, image.height};
-  Straight found = {};
-  for (int32_t n : members) {
-    const Run& run = all.runs[n];
-    near.judge(run.row, run.start, found);
-    far.judge(run.row, run.end, found);
-    const uint8_t* row = &bitmap.pixels[(run.row - bitmap.top) * bitmap.pitch - bitmap.left];
-    for (int64_t x = run.start; x < run.end; x++) {
-      while (x + 8 <= run.end && all_eight(row + x - bitmap.pitch) &&
-             all_eight(row + x + bitmap.pitch))
-        x += 8;
-      if (x == run.end) break;
-      if (!row[x - bitmap.pitch]) upper.judge(x, run.row, found);
-      if (!row[x + bitmap.pitch]) lower.judge(x, run.row + 1, found);
-    }
-  }
-  return found;
+  Canvas<uint8_t> canvas(left, top, right - left, bottom + 1 - top);
+  for (int32_t n : members) canvas.fill(all.runs[n], 1);
+  return straight(image, all, members, Shape<uint8_t>{canvas, 1});
 }
 
 // The outlines of an image's objects, of which small ones have no place: what goes on for 13 rows is
-// that high.
+// that high. All are on one canvas, by their classes, since objects of a class that touched would be
+// one: a canvas for each would take as long as there are objects times pixels.
 struct Outlines {
-  std::vector<int32_t> object;                // that are large enough
-  std::vector<std::vector<int32_t>> members;  // runs of each
-  std::vector<Straight> found;                // of each
+  std::vector<int32_t> object;  // that are large enough
+  std::vector<Straight> found;  // of each
 
   Outlines(const Image& image, const Components& objects) {
     for (int32_t n = 0; n < (int32_t)objects.code.size(); n++)
       if (objects.area[n] >= PLACES) object.push_back(n);
-    members = objects.members(object);
-    for (const auto& own : members) found.push_back(straight(image, objects, own));
+    const auto members = objects.members(object);
+    Canvas<uint16_t> canvas(0, 0, image.width, image.height);
+    for (const Run& run : objects.runs) canvas.fill(run, (uint16_t)run.code);
+    for (size_t n = 0; n < object.size(); n++) {
+      const Shape<uint16_t> shape = {canvas, (uint16_t)objects.code[object[n]]};
+      found.push_back(straight(image, objects, members[n], shape));
+    }
   }
 
   // Where an object is among them, or would be.
