@@ -69,7 +69,8 @@ def test_the_image_says_what_it_is_and_when_it_is_ready(image: dict[str, Any]) -
 
 @pytest.mark.usefixtures("image")
 def test_the_image_holds_no_test_no_build_tool_of_ours_and_no_download() -> None:
-    everything = _in_image("find", "/opt", "/build", "/root", "/app", "-type", "f")
+    # Two of them are not there, and what find says of that may cut a path of the others in two.
+    everything = _in_image("sh", "-c", "find /opt /build /root /app -type f 2>/dev/null")
     ours = [path for path in everything.splitlines() if "/lossd" in path.partition("/lib/")[2]]
     assert any(path.endswith("/lossd/core/tiles.py") for path in ours)
     assert not [path for path in ours if "test" in path]
