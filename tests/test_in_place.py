@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(compiled.choose_mode(CPU) == "eager", reason="needs a C++ compiler")
 
 
-VECTORS = [()] + [("-mno-avx512f",), ("-mno-avx",)] * (platform.machine() == "x86_64")
+VECTORS = [(), ("-mno-avx512f",), ("-mno-avx",)] if platform.machine() == "x86_64" else [()]
 """Flags for as many lanes as this processor has, and for fewer."""
 
 

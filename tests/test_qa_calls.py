@@ -180,42 +180,60 @@ def test_a_data_set_in_two_passes(app_client: Caller) -> None:
     assert SuspicionAnswer.model_validate_json(answer.content).suspicion == found
 
 
-def test_an_outline_with_too_few_corners_is_unusual(app_client: Caller) -> None:
-    pairs = [outlined(seed, corners=5 if seed == 4 else None) for seed in range(9)]
+OUTLINED = [outlined(seed, corners=5 if seed == 4 else None) for seed in range(9)]
+"""Nine masks of one object each, of which one has too few corners."""
+
+
+def counts_of_outlined(client: httpx.Client) -> tuple[list[Tensors], Array, Array]:
+    """Counts of each of these images, and the sums of both."""
     arrays = ["histogram", "outlines", "evidence"]
-    said, counted = score(app_client, pairs, detail="scores", arrays=arrays)
+    _, counted = score(client, OUTLINED, detail="scores", arrays=arrays)
     histogram, outlines = (
-        np.stack([own[name] for own in counted]).sum(0).astype(np.int64)
-        for name in ("histogram", "outlines")
+        np.stack([own[name] for own in counted]).sum(0).astype(np.int64) for name in arrays[:2]
     )
+    return counted, histogram, outlines
+
+
+def test_an_outline_with_too_few_corners_is_the_straightest(app_client: Caller) -> None:
+    counted, histogram, outlines = counts_of_outlined(app_client)
     assert [own["outlines"].shape for own in counted] == [(2, 4)] * 9
     assert outlines[:, 0].tolist() == [9, 9]  # an object and what lies around it, in each
     put_context(app_client, "corners", histogram, outlines=outlines)
-    judged, _ = score(app_client, pairs, context="corners")
-    rows = np.array([row_of(image) for image in judged.images])
-    for index, own in enumerate(counted):
+    judged, _ = score(app_client, OUTLINED, context="corners")
+    found = np.array([row_of(image) for image in judged.images])[:, 3]
+    _, all_places, all_chords, all_squares = outlines.T
+    mean = all_chords / all_places
+    spread = all_squares / 256 - all_chords * mean
+    variance = (spread + 4 * spread.sum() / 18) / 13
+    for own, deviations in zip(counted, found, strict=True):
         _, places, chords, _ = own["outlines"].T
-        _, all_places, all_chords, all_squares = outlines.T
-        mean = all_chords / all_places
-        spread = all_squares / 256 - all_chords * mean
-        variance = (spread + 4 * spread.sum() / 18) / 13
         wanted = ((chords - mean * places) / np.sqrt(variance * places)).max()
-        np.testing.assert_allclose(rows[index, 3], max(wanted, 0.0), rtol=1e-12)
-    assert rows[:, 3].argmax() == 4
-    put_context(app_client, "corners", histogram, rows, outlines=outlines)
-    sealed_in, _ = score(app_client, pairs, context="corners")
+        np.testing.assert_allclose(deviations, max(wanted, 0.0), rtol=1e-12)
+    assert found.argmax() == 4
+    assert found[4] >= 2.5
+    for image, deviations in zip(judged.images, found.tolist(), strict=True):
+        told = f"straighter than its class's by {deviations:.1f} standard deviations"
+        assert (told in (image.reason or "")) == (deviations >= 2.5)
+
+
+def test_straightness_counts_where_it_is_unusual_and_known(app_client: Caller) -> None:
+    _, histogram, outlines = counts_of_outlined(app_client)
+    put_context(app_client, "straight", histogram, outlines=outlines)
+    judged, _ = score(app_client, OUTLINED, context="straight")
+    rows = np.array([row_of(image) for image in judged.images])
+
+    def suspicions(sub_scores: Array) -> Array:
+        put_context(app_client, "straight", histogram, sub_scores, outlines=outlines)
+        said, _ = score(app_client, OUTLINED, context="straight")
+        return np.array([image.suspicion for image in said.images], float)
+
     middle = np.median(rows, 0)
     spread = 1.4826 * np.median(np.abs(rows - middle), 0)
     z = np.clip((rows - middle) / np.maximum(spread, [1e-300, 1e-300, 1e-300, 0.5]), -4, 8)
-    expected = z[:, :3].sum(1) + np.maximum(z[:, 3] - 1, 0)
-    found = np.array([image.suspicion for image in sealed_in.images], float)
-    np.testing.assert_allclose(found, expected)
-    assert expected[4] > z[4, :3].sum() + 0.5
-    assert said.images[0].sub_scores is None
-    for image, deviations in zip(judged.images, rows[:, 3].tolist(), strict=True):
-        told = f"straighter than its class's by {deviations:.1f} standard deviations"
-        assert (told in (image.reason or "")) == (deviations >= 2.5)
-    assert rows[4, 3] >= 2.5
+    losses, straight = z[:, :3].sum(1), np.maximum(z[:, 3] - 1, 0)
+    assert straight[4] > 0.5
+    np.testing.assert_allclose(suspicions(rows), losses + straight)
+    np.testing.assert_allclose(suspicions(rows[:, :3]), losses)
 
 
 def test_evidence_says_the_same_as_a_live_call_to_the_bit(app_client: Caller) -> None:

@@ -118,7 +118,7 @@ def test_suspicion_by_hand() -> None:
 
 
 def test_z_scores_are_clipped() -> None:
-    among = Centres((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 9)
+    among = Centres((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (9, 9, 9), 9)
     assert suspicions(np.array([[99.0, -99.0, 1.0]]), among).tolist() == [8 - 4 + 1]
 
 
@@ -281,7 +281,9 @@ def test_company_and_sharding_change_nothing(detail: str) -> None:
     images = [evidence(*picture(seed, size=(20 + seed % 2, 33))) for seed in range(6)]
     total = sum(map(counts_of, images), np.zeros((4, 256), np.int64))
     counted = [line_sums(lines(image.labels), 4) for image in images]
-    backdrop = Backdrop.of(total, np.sum(counted, 0), Centres((2.0, 2.0, 1.0, 1.0), (1.0,) * 4, 6))
+    backdrop = Backdrop.of(
+        total, np.sum(counted, 0), Centres((2.0, 2.0, 1.0, 1.0), (1.0,) * 4, (6,) * 4, 6)
+    )
     together = judged(images, backdrop, detail=detail)
     alone = [judged([image], backdrop, detail=detail)[0] for image in images]
     assert together == alone

@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t ALONE = 16;  // tiles times depth that one thread does before others are awake
 constexpr int64_t LINE = 64;   // bytes, of a cache
 constexpr int64_t TILE_BLOCKS = TILE / BLOCK;
-constexpr int LARGEST_SCALE = 126;  // an exponent, as SMALLEST_SCALE_EXPONENT in job.py
+constexpr int LARGEST_SCALE_EXPONENT = 126;  // as SMALLEST_SCALE_EXPONENT in job.py
 
 inline int64_t tiles_of(int64_t pixels) { return (pixels + TILE - 1) / TILE; }
 
@@ -110,7 +110,7 @@ inline float scale_for(float largest, int32_t dtype) {
   int exponent;
   std::frexp(largest, &exponent);
   const int raised = (dtype == FLOAT16 ? 15 : 0) - exponent;
-  return std::ldexp(1.0f, raised < LARGEST_SCALE ? raised : LARGEST_SCALE);
+  return std::ldexp(1.0f, raised < LARGEST_SCALE_EXPONENT ? raised : LARGEST_SCALE_EXPONENT);
 }
 
 // Writes the gradient of a tile, every block of it scaled by its own largest entry, which is noted.

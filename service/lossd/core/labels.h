@@ -10,20 +10,20 @@ struct Labels {
   alignas(64) int32_t label[BLOCK];  // -1 where a pixel does not count
   alignas(64) float weight[BLOCK];   // 0 there
   int end;                           // pixels, up to whole vectors
-  int presents;                      // classes in `present`
+  int present_count;                      // classes in `present`
   uint32_t set;                      // of the last five bits of the labels
   bool has_removed;
 
   // Classes that may be among the labels are written to `present` [C].
   void load(const Sample& s, int classes, int64_t begin, int count, int32_t* present) {
     load_labels(s, begin, count);
-    presents = 0;
+    present_count = 0;
     for (int c = 0; c < classes; c++)
-      if (may_have(c)) present[presents++] = c;
+      if (may_have(c)) present[present_count++] = c;
     if (s.weight)
       std::memcpy(weight, s.weight + begin, count * sizeof(float));
     else
-      for (int n = 0; n < end; n += LANES) put(weight + n, all(1.0f));
+      for (int n = 0; n < end; n += LANES) put(weight + n, splat(1.0f));
     if (has_removed) remove(weight);
   }
 

@@ -60,7 +60,7 @@ class Look {
   void add_up(int n, int classes, const float* rows) {
     const Ints given = ints_at(block_.label + n);
     Ints best = {}, place = {};
-    Floats top = all(-INFINITY), own = {};
+    Floats top = splat(-INFINITY), own = {};
     for (int c = 0; c < classes; c++) {
       const Floats logit = floats_at(rows + (int64_t)c * BLOCK + n);
       const Ints larger = logit > top;
@@ -85,8 +85,8 @@ class Look {
     const Floats sum = gap + logarithm(total) + (total - total);
     const Floats exact = given >= 0 ? sum : zero;
     const Floats least = exact < 0.0f ? zero : exact;
-    const Floats loss = least > LOSS_CAP_NATS ? all(LOSS_CAP_NATS) : least;
-    const Floats shift = all(12582912.0f);  // adding 1.5 * 2^23 rounds to an integer, halves to even
+    const Floats loss = least > LOSS_CAP_NATS ? splat(LOSS_CAP_NATS) : least;
+    const Floats shift = splat(12582912.0f);  // adding 1.5 * 2^23 rounds, halves to even
     const Ints rounded =
         __builtin_convertvector((loss * LEVELS_PER_NAT + shift) - shift, Ints);
     const Ints last = Ints{} + (LEVELS - 1), steps = Ints{} + (int32_t)MARGIN_STEPS, none = {};

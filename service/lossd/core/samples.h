@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "halves.h"
+#include "dtypes.h"
 #include "vectors.h"
 
 namespace {
@@ -60,6 +60,8 @@ struct Scratch {
 
 // Sums of a block are float32, at most BLOCK / LANES terms to a lane, so that equal terms, which
 // all round one way, stay exact enough; everything above is added in float64.
-inline void add_sum(double* sums, int64_t place, Floats sum) { add_lanes(sums + place * LANES, sum); }
+inline void add_sum(double* sums, int64_t place, Floats sum) {
+  add_lanes(sums + place * LANES, sum);
+}
 
 }  // namespace

@@ -31,7 +31,8 @@ class Sigmoid {
     Floats largest = {};
     for (int n = 0; n < end_; n += LANES) {
       const Floats p = floats_at(probability_ + n), q = floats_at(miss_ + n);
-      const Floats on = floats_at(on_ + n), off = floats_at(off_ + n), error = floats_at(error_ + n);
+      const Floats on = floats_at(on_ + n), off = floats_at(off_ + n);
+      const Floats error = floats_at(error_ + n);
       const Floats focus_on = floats_at(focus_on_ + n), focus_off = floats_at(focus_off_ + n);
       const Floats slope = off * (fp + sq * error) + on * (in * error - fn);
       const Floats pull_on = on * (ce[1] + fo[1] * focus_on) + su[1];
@@ -65,7 +66,7 @@ class Sigmoid {
   }
 
   void raise(const float* row) {
-    const Floats zero = {}, one = all(1.0f);
+    const Floats zero = {}, one = splat(1.0f);
     for (int n = 0; n < end_; n += LANES) {
       const Floats target = floats_at(on_ + n);
       const Ints valid = target >= 0.0f;
@@ -107,7 +108,8 @@ class Sigmoid {
   void add_regions(double* sums) const {
     Floats target = {}, fn = {}, fp = {}, in = {}, out = {}, squared = {};
     for (int n = 0; n < end_; n += LANES) {
-      const Floats on = floats_at(on_ + n), off = floats_at(off_ + n), error = floats_at(error_ + n);
+      const Floats on = floats_at(on_ + n), off = floats_at(off_ + n);
+      const Floats error = floats_at(error_ + n);
       const Floats square = error * error;
       target += on;
       fn += on * floats_at(miss_ + n);

@@ -112,7 +112,7 @@ class Softmax {
 
   void add_present(int c, int classes, const Scratch& m) const {
     const float *powers = m.powers + (int64_t)c * BLOCK, *logits = m.rows + (int64_t)c * BLOCK;
-    const Floats zero = {}, one = all(1.0f);
+    const Floats zero = {}, one = splat(1.0f);
     Floats fp = {}, out = {}, every = {}, count = {}, fn = {}, in = {}, w = {}, ce = {}, focal = {};
     for (int n = 0; n < block_.end; n += LANES) {
       const Ints mine = ints_at(block_.label + n) == c;
@@ -153,13 +153,13 @@ class Softmax {
     for (int n = 0; n < block_.end; n += LANES) {
       const Ints given = ints_at(block_.label + n);
       Floats missed = {}, squared = {}, crossed = {}, focused = {};
-      for (int i = 0; i < block_.presents; i++) {
+      for (int i = 0; i < block_.present_count; i++) {
         const int c = present[i];
         const Ints mine = given == c;
-        missed = mine ? all(fn[c]) : missed;
-        squared = mine ? all(in[c]) : squared;
-        crossed = mine ? all(ce[c]) : crossed;
-        focused = mine ? all(fo[c]) : focused;
+        missed = mine ? splat(fn[c]) : missed;
+        squared = mine ? splat(in[c]) : squared;
+        crossed = mine ? splat(ce[c]) : crossed;
+        focused = mine ? splat(fo[c]) : focused;
       }
       const Floats miss = floats_at(miss_ + n), weight = floats_at(block_.weight + n);
       const Floats others = floats_at(others_ + n);
@@ -170,7 +170,7 @@ class Softmax {
                            miss * (through + weight * crossed + focal);
       const Floats along = given >= 0 ? value : Floats{};
       put(along_ + n, along);
-      put(rest_ + n, along / (others > FLT_MIN ? others : all(FLT_MIN)));
+      put(rest_ + n, along / (others > FLT_MIN ? others : splat(FLT_MIN)));
     }
   }
 

@@ -38,7 +38,8 @@ inline void put(Value* to, const Vector& vector) {
   std::memcpy(to, &vector, sizeof vector);
 }
 
-inline Floats all(float value) { return Floats{} + value; }
+// The same value in every lane.
+inline Floats splat(float value) { return Floats{} + value; }
 
 inline Floats magnitude(Floats x) { return x < 0.0f ? -x : x; }
 
@@ -63,7 +64,7 @@ inline void add_lanes(double* to, Floats sum) {
 
 // e^r for r within half of ln 2 of 0, by Cephes' polynomial.
 inline Floats near_one(Floats r) {
-  Floats p = all(1.9875691500e-4f);
+  Floats p = splat(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
@@ -77,7 +78,7 @@ template <int raised>
 inline Floats raised_exponential(Floats x) {
   // Adding 1.5 * 2^23 rounds to an integer; the exponent's bias of 127 is in it. No product lies
   // halfway between two integers, so that being odd rounds nothing the other way.
-  const Floats shift = all(12582912.0f + 127.0f + raised);
+  const Floats shift = splat(12582912.0f + 127.0f + raised);
   const Floats shifted = x * 1.44269504088896341f + shift;
   const Floats whole = shifted - shift;
   Floats r = x - whole * 0.693145751953125f;
@@ -87,13 +88,13 @@ inline Floats raised_exponential(Floats x) {
 
 // e^x for x up to 0, denormal results included, which are rounded once: by the factor.
 inline Floats exponential(Floats x) {
-  x = x < -104.0f ? all(-104.0f) : x;  // NaN stays
+  x = x < -104.0f ? splat(-104.0f) : x;  // NaN stays
   return raised_exponential<64>(x) * 5.42101086242752217e-20f;  // 2^-64
 }
 
 // The same; what is less than a normal number is one of the smallest.
 inline Floats normal_exponential(Floats x) {
-  return raised_exponential<0>(x < -87.0f ? all(-87.0f) : x);
+  return raised_exponential<0>(x < -87.0f ? splat(-87.0f) : x);
 }
 
 // ln x for a normal x > 0. Cephes' polynomial.
@@ -102,7 +103,7 @@ inline Floats logarithm(Floats x) {
   const Floats m = (Floats)(bits - (exponent << 23)) - 1.0f;
   const Floats e = __builtin_convertvector(exponent, Floats);
   const Floats z = m * m;
-  Floats p = all(7.0376836292e-2f);
+  Floats p = splat(7.0376836292e-2f);
   p = p * m - 1.1514610310e-1f;
   p = p * m + 1.1676998740e-1f;
   p = p * m - 1.2420140846e-1f;
@@ -119,7 +120,7 @@ inline Floats logarithm(Floats x) {
 
 // base ^ exponent for a base in [0, 1].
 inline Floats power(Floats base, float exponent) {
-  return exponential(exponent * logarithm(base > FLT_MIN ? base : all(FLT_MIN)));
+  return exponential(exponent * logarithm(base > FLT_MIN ? base : splat(FLT_MIN)));
 }
 
 }  // namespace

@@ -40,6 +40,8 @@ class Centres:
     medians: tuple[float, ...]
     spreads: tuple[float, ...]
     """1.4826 times the median absolute deviation."""
+    known: tuple[int, ...]
+    """How many images have each."""
     images: int
     """How many there were."""
 
@@ -55,16 +57,17 @@ def centres(sub_scores: Scores) -> Centres:
 
     Example:
         >>> centres(np.array([[1.0], [2.0], [5.0]]))
-        Centres(medians=(2.0,), spreads=(1.4826,), images=3)
+        Centres(medians=(2.0,), spreads=(1.4826,), known=(3,), images=3)
     """
-    medians, spreads = [], []
+    medians, spreads, counts = [], [], []
     for column in sub_scores.T:
         known = column[~np.isnan(column)]
         median = float(np.median(known)) if known.size else 0.0
         deviation = float(np.median(np.abs(known - median))) if known.size else 0.0
         medians.append(median)
         spreads.append(_OF_NORMAL * deviation)
-    return Centres(tuple(medians), tuple(spreads), len(sub_scores))
+        counts.append(known.size)
+    return Centres(tuple(medians), tuple(spreads), tuple(counts), len(sub_scores))
 
 
 def suspicions(sub_scores: Scores, among: Centres) -> Scores:
@@ -72,8 +75,8 @@ def suspicions(sub_scores: Scores, among: Centres) -> Scores:
 
     `Σ_k clip((x_k - median_k) / spread_k, -4, 8)`, but for straightness, which is the last of four:
     of its clipped `z`, with a spread of at least 0.5, `max(z - 1, 0)` is added. A sub-score that an
-    image does not have adds nothing, and neither does one that is the same in most images, where
-    the spread is 0 and tells nothing about how far is far.
+    image does not have adds nothing, and neither does one that no image of the data set has, or one
+    but straightness that is the same in most of them: a spread of 0 does not tell how far is far.
 
     Args:
         sub_scores: `[N, K]`, the first K of `SUB_SCORES`, finite, or NaN where an image has none.
@@ -83,13 +86,14 @@ def suspicions(sub_scores: Scores, among: Centres) -> Scores:
         `[N]`, in [-12, 31] for all four.
 
     Example:
-        >>> suspicions(np.array([[2.0], [2.5], [99.0]]), Centres((2.0,), (0.5,), 3)).tolist()
+        >>> among = Centres(medians=(2.0,), spreads=(0.5,), known=(3,), images=3)
+        >>> suspicions(np.array([[2.0], [2.5], [99.0]]), among).tolist()
         [0.0, 1.0, 8.0]
     """
     total = np.zeros(len(sub_scores))
     each = zip(sub_scores.T, among.medians, among.spreads, strict=True)
     for index, (column, median, spread) in enumerate(each):
-        if index == _STRAIGHTNESS:
+        if index == _STRAIGHTNESS and among.known[index]:
             z = _clipped(column - median, max(spread, LEAST_SPREAD))
             total += np.maximum(z - UNUSUAL_Z, 0.0)
         elif spread > 0:
