@@ -1,5 +1,6 @@
 """What the package offers, and how losses are chosen."""
 
+import inspect
 from dataclasses import FrozenInstanceError, fields
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_a_loss_as_it_comes_sends_its_name_alone(loss: type[Loss]) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_parameter_of_a_loss_is_documented(loss: type[Loss]) -> None:
     own = {field.name for field in fields(loss)} - {field.name for field in fields(Loss)}
-    assert all(f"        {name}: " in (loss.__doc__ or "") for name in own)
+    assert all(f"\n    {name}: " in (inspect.getdoc(loss) or "") for name in own)
 
 
 def test_only_changed_parameters_are_sent() -> None:

@@ -9,6 +9,7 @@ import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from http.client import HTTPException, HTTPResponse
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from client_peer import (
     read_request,
 )
 from fake_lossd import FakeLossd, answer_document, problem, safetensors_response, serving
-from lossd_client import AsyncClient, Client, Result, errors
+from lossd_client import AsyncClient, Client, Result, _transport, errors
 from lossd_client._transport import Wire
 from lossd_client.wire import Array
 
@@ -101,6 +102,34 @@ def test_a_trickling_peer_costs_the_timeout_and_no_more(evaluate: Evaluate) -> N
     with peer(trickle) as url, pytest.raises(errors.UnreachableError, match="Timeout"):
         evaluate(url, {"timeout_s": 0.3}, logits=LOGITS)
     assert hung_up.is_set()
+
+
+def test_nothing_that_was_read_from_is_left_to_the_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would flush a closed connection, of which Python tells standard error from 3.13 on."""
+    made = []
+
+    class Recorded(HTTPResponse):
+        def __init__(self, sock: socket.socket, *, method: str) -> None:
+            super().__init__(sock, method=method)
+            made.append(self)
+
+    monkeypatch.setattr(_transport, "HTTPResponse", Recorded)
+    interim, cut = b"HTTP/1.1 102 Processing\r\n\r\n", head(1000) + b"few"
+    for sent, status in ((interim + head(0), 200), (cut, None), (b"no HTTP\r\n\r\n", None)):
+        here, there = socket.socketpair()
+        with closing(Wire(here)) as wire, there:
+            wire.begin(time.monotonic() + 10)
+            there.sendall(sent)
+            there.shutdown(socket.SHUT_WR)
+            if status is None:
+                with pytest.raises(HTTPException):
+                    wire.receive("POST")
+            else:
+                assert wire.receive("POST")[0].status == status
+    assert len(made) == 4
+    assert all(response.closed for response in made)
 
 
 def test_a_peer_that_never_pauses_costs_the_timeout_and_no_more() -> None:

@@ -270,13 +270,14 @@ class Wire(io.RawIOBase):
     def receive(self, method: str) -> tuple[Reply, bool]:
         """The answer, and whether the connection can be used again."""
         while True:
-            response = HTTPResponse(cast(socket, _Readable(self._reader)), method=method)
-            response.begin()
-            if response.status not in _INFORMATIONAL:
-                break
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        stays_open = not response.will_close
-        return Reply(response.status, headers, _body(response)), stays_open
+            # One that is left to the collector would flush a connection that is closed by then.
+            with HTTPResponse(cast(socket, _Readable(self._reader)), method=method) as response:
+                response.begin()
+                if response.status in _INFORMATIONAL:
+                    continue
+                headers = {name.lower(): value for name, value in response.getheaders()}
+                stays_open = not response.will_close
+                return Reply(response.status, headers, _body(response)), stays_open
 
     def readable(self) -> bool:
         """It is."""

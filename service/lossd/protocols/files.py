@@ -43,7 +43,7 @@ _PACKBITS_RATIO = 64  # 2 bytes are at most 128
 
 # Memory that a JSON text takes at most while it is read, by the bytes that announce it: an element,
 # a list, an object, a key with its place, a text by both of its quotes. Measured from outside.
-_JSON_BYTES = {b",": 80, b"[": 128, b"{": 160, b":": 80, b'"': 24}
+_JSON_BYTES = {b",": 80, b"[": 136, b"{": 160, b":": 80, b'"': 24}
 _SHORT_JSON_CHARACTERS = 1024
 _JSON_PIECE_BYTES = 1 << 20  # looked through at a time, so that other threads have their turn
 
