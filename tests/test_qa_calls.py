@@ -194,25 +194,39 @@ def counts_of_outlined(client: httpx.Client) -> tuple[list[Tensors], Array, Arra
     return counted, histogram, outlines
 
 
+def expected_shares(sums: Array) -> tuple[Array, Array]:
+    """Mean and variance of the share of chords of classes that have objects of one size, `[C, 4]`.
+
+    Four objects of all classes stand beside those of a class, and four of the class beside those of
+    its size, which are the same ones here.
+    """
+    groups = [sums.sum(0, keepdims=True), sums, sums]
+    mean = variance = np.zeros(1)
+    for group, beside in zip(groups, (0, 4, 4), strict=True):
+        objects, places, chords, squares = group.T
+        mean = (objects * chords / places + beside * mean) / (objects + beside)
+        spread = squares / 256 - 2 * mean * chords + mean**2 * places
+        variance = (spread + beside * variance) / (objects + beside)
+    return mean, variance
+
+
 def test_an_outline_with_too_few_corners_is_the_straightest(app_client: Caller) -> None:
     counted, histogram, outlines = counts_of_outlined(app_client)
-    assert [own["outlines"].shape for own in counted] == [(2, 4)] * 9
-    assert outlines[:, 0].tolist() == [9, 9]  # an object and what lies around it, in each
+    assert [own["outlines"].shape for own in counted] == [(2, 8, 4)] * 9
+    # An object and what lies around it, in each; sizes reach to four times the one before.
+    assert outlines[..., 0].tolist() == [[0, 0, 0, 0, 9, 0, 0, 0]] * 2
     put_context(app_client, "corners", histogram, outlines=outlines)
     judged, _ = score(app_client, OUTLINED, context="corners")
     found = np.array([row_of(image) for image in judged.images])[:, 3]
-    _, all_places, all_chords, all_squares = outlines.T
-    mean = all_chords / all_places
-    spread = all_squares / 256 - all_chords * mean
-    variance = (spread + 4 * spread.sum() / 18) / 13
+    mean, variance = expected_shares(outlines[:, 4])
     for own, deviations in zip(counted, found, strict=True):
-        _, places, chords, _ = own["outlines"].T
+        _, places, chords, _ = own["outlines"][:, 4].T
         wanted = ((chords - mean * places) / np.sqrt(variance * places)).max()
         np.testing.assert_allclose(deviations, max(wanted, 0.0), rtol=1e-12)
     assert found.argmax() == 4
     assert found[4] >= 2.5
     for image, deviations in zip(judged.images, found.tolist(), strict=True):
-        told = f"straighter than its class's by {deviations:.1f} standard deviations"
+        told = f"straighter than others of its class and size by {deviations:.1f} standard"
         assert (told in (image.reason or "")) == (deviations >= 2.5)
 
 
@@ -634,16 +648,22 @@ CONTEXT_WRONG: dict[str, tuple[Callable[[], Json], str]] = {
         "sub_scores[0, 1] is -2.0",
     ),
     "classes of outlines": (
-        lambda: {"histogram": np.ones((2, 256), int).tolist(), "outlines": [[1, 2, 2, 2]] * 3},
+        lambda: {
+            "histogram": np.ones((2, 256), int).tolist(),
+            "outlines": [[[1, 2, 2, 2]] * 8] * 3,
+        },
         "3 classes; histogram has 2",
     ),
     "chords": (
-        lambda: {"histogram": np.ones((2, 256), int).tolist(), "outlines": [[1, 30, 31, 2]] * 2},
-        "class 0 has 31 chords; it has 30 places",
+        lambda: {
+            "histogram": np.ones((2, 256), int).tolist(),
+            "outlines": [[[1, 30, 31, 2]] * 8] * 2,
+        },
+        "outlines[0, 0] has 31 chords; it has 30 places",
     ),
     "columns of outlines": (
-        lambda: {"histogram": np.ones((2, 256), int).tolist(), "outlines": [[1, 30, 20]] * 2},
-        "expected [rows, 4]",
+        lambda: {"histogram": np.ones((2, 256), int).tolist(), "outlines": [[1, 30, 20, 2]] * 2},
+        "shape [2, 4], expected [rows, 8, 4]",
     ),
     "no image": (
         lambda: {

@@ -32,6 +32,12 @@ def context(name: str, pixels: int = 1, classes: int = 2) -> Context:
     return make_context(name, np.full((classes, 256), pixels, np.int64), None, None)
 
 
+def test_outlines_are_charged_too() -> None:
+    outlines = np.zeros((2, 8, 4), np.int64)
+    straight = make_context("a", np.ones((2, 256), np.int64), outlines, None)
+    assert straight.nbytes == ONE_BYTES + 2 * outlines.nbytes
+
+
 def store(**values: float) -> tuple[ContextStore, Clock]:
     clock = Clock()
     return ContextStore(Settings.model_validate(values), clock=clock), clock
@@ -105,7 +111,7 @@ def test_the_gauge_counts_what_is_kept() -> None:
 
 def test_the_digest_says_what_is_in_it() -> None:
     counts = np.ones((2, 256), np.int64)
-    lines = np.ones((2, 4), np.int64)
+    lines = np.ones((2, 8, 4), np.int64)
     rows = np.random.default_rng(0).gamma(2.0, size=(7, 4))
 
     def digest(*tables: Any) -> str:

@@ -196,7 +196,7 @@ def test_excess_by_hand() -> None:
 
 
 @settings(max_examples=50)
-@given(st.lists(st.floats(-12, 24), min_size=1, max_size=40))
+@given(st.lists(st.floats(-12, 31), min_size=1, max_size=40))
 def test_excess_grows_and_is_at_most_the_number(values: list[float]) -> None:
     found = excess(sorted(values, reverse=True))
     assert found == sorted(found)
@@ -224,8 +224,8 @@ def test_a_curve_follows_many_decisions() -> None:
 
 @settings(max_examples=50)
 @given(
-    st.lists(st.floats(-12, 24), min_size=1, max_size=30),
-    st.lists(st.tuples(st.floats(-12, 24), st.booleans()), max_size=30),
+    st.lists(st.floats(-12, 31), min_size=1, max_size=30),
+    st.lists(st.tuples(st.floats(-12, 31), st.booleans()), max_size=30),
 )
 def test_estimates_stay_within_what_there_is(
     suspicions: list[float], decided: list[tuple[float, bool]]

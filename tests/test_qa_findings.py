@@ -80,10 +80,10 @@ def test_both_see_the_same_outlines(compiled: CompiledFind, side: int, dtype: ty
         labels = np.where(rng.random(labels.shape) < 0.002 * (seed % 3), 1, labels).astype(dtype)
         found = compiled.lines(labels)
         np.testing.assert_array_equal(found, straight.lines(labels))
-        assert (found[:, 1] >= straight.LEAST_PLACES).all()
+        assert (found[:, 2] >= straight.LEAST_PLACES).all()
         seen += len(found)
     assert seen > 100 or side == 3
-    assert compiled.lines(np.full((9, 9), -1, np.int8)).shape == (0, 3)
+    assert compiled.lines(np.full((9, 9), -1, np.int8)).shape == (0, 4)
 
 
 def test_large_classes_are_found_alike(compiled: CompiledFind) -> None:
@@ -163,6 +163,32 @@ def test_the_border_of_the_image_is_no_outline() -> None:
     labels = np.zeros((40, 40), np.int8)
     found = outlines(labels, components(labels + np.int8(1)))
     assert found.places.tolist() == [0]
+
+
+def disc(radius: float) -> Array:
+    side = int(2 * radius) + 20
+    y, x = np.indices((side, side)) - side / 2
+    inside: Array = (np.hypot(y, x) < radius).astype(np.int8)
+    return inside
+
+
+def test_objects_are_compared_with_those_of_their_size() -> None:
+    """Over thirteen pixels a large circle is straight, which is no sign of too few corners."""
+    small, large = np.linspace(18.5, 25, 40), np.linspace(40, 50, 4)
+    found = [straight.lines(disc(radius))[1:] for radius in (*small, *large)]
+    assert {own[0, 1] for own in found[:40]} == {3}
+    assert {own[0, 1] for own in found[40:]} == {4}
+    sums = np.sum([straight.line_sums(own, 2) for own in found], 0)
+
+    def deviations(sums: Array) -> list[float]:
+        of_set = straight.Straightness(sums)
+        judged = [of_set.of(own) for own in found[40:]]
+        return [one.deviations for one in judged if one is not None]
+
+    assert max(deviations(sums)) < 2
+    as_if_all_were_of_one_size = np.zeros_like(sums)
+    as_if_all_were_of_one_size[:, 4] = sums.sum(1)
+    assert min(deviations(as_if_all_were_of_one_size)) > 2
 
 
 @pytest.mark.parametrize(

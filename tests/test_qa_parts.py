@@ -43,7 +43,7 @@ from lossd_client.wire import Array
 SCORES = ObservedScores(worst_loss=3.0, boundary_loss=None, mean_loss=0.125, l4_loss=1.0)
 COUNTS: dict[str, Array] = {
     "histogram": np.arange(512, dtype=np.int32).reshape(2, 256),
-    "outlines": np.arange(8).reshape(2, 4),
+    "outlines": np.arange(64).reshape(2, 8, 4),
 }
 KEY = "ab" * 32
 
@@ -250,7 +250,7 @@ def test_a_context_is_named_by_what_it_holds() -> None:
     nobody: Any = None
 
     def name(histogram: Any, *sub_scores: SubScores, outlines: int = 1) -> str:
-        counts = {"histogram": histogram, "outlines": np.full((2, 4), outlines)}
+        counts = {"histogram": histogram, "outlines": np.full((2, 8, 4), outlines)}
         return Context(nobody, counts, sub_scores or None).name
 
     table = np.ones((2, 256), np.int64)

@@ -19,9 +19,11 @@ from pydantic_settings import CliApp
 
 from benchmarks.qa.cleanlab import Arrays, Cleanlab, cleanlab, write_arrays
 from benchmarks.qa.data import KINDS, SETS, CamVid
+from benchmarks.qa.estimates import Ordered, estimate_rows
 from benchmarks.qa.figures import Points, Ranking, hits, mean_of, ranking, shares
 from benchmarks.qa.kinds import Told, confusion, told_kinds
 from benchmarks.qa.rescore import rescoring
+from benchmarks.qa.variants import variant_rows
 from benchmarks.report import Cell, Report, Row, Section, environment
 from benchmarks.start_up import free_port, serving, wait_for
 from lossd.core.compiled import choose_mode
@@ -56,9 +58,10 @@ _OWN: Mapping[str, Callable[[RankedImage], float]] = {
     "worst loss alone": lambda image: image.sub_scores.worst_loss,
     "class tail alone": lambda image: image.sub_scores.class_tail,
     "boundary loss alone": lambda image: image.sub_scores.boundary_loss or 0.0,
+    "straightness alone": lambda image: image.sub_scores.straightness or 0.0,
     "mean loss": lambda image: image.scores.mean_loss,
 }
-"""Scores of the report that are compared; a mask without boundary has no boundary to doubt."""
+"""Scores of the report that are compared; what a mask does not have cannot be doubted."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Bench:
     service_pid: int
     cleanlab: Cleanlab | None
     quick: bool
+
+    @property
+    def sets(self) -> Sequence[int]:
+        """Numbers of the sets that are looked at."""
+        return SETS[:2] if self.quick else SETS
 
     @property
     def predictions(self) -> Path:
@@ -113,9 +121,9 @@ def run(
         port, pid = opened.enter_context(_service(kernels))
         rival = None if python is None else opened.enter_context(cleanlab(python))
         bench = Bench(data, folder, port, pid, rival, quick)
-        detection, pointing, kinds = _detection(bench)
-        sections = [*detection, Section("points on changed pixels, at most 2 px beside", pointing)]
-        sections.append(Section("probable kind of the region at the error", confusion(kinds)))
+        sections = _detection(bench)
+        variants = variant_rows(data, folder, bench.score, bench.sets)
+        sections.append(Section("the same images as other data sets are", variants))
         sections.append(Section("speed, in turns", _speed(bench)))
         edits = rescoring(folder, port, quick=quick)
         sections.append(Section("an edited mask of 1024 x 1024 x 4 scored again", edits))
@@ -136,15 +144,18 @@ def _service(kernels: Kernels) -> Iterator[tuple[int, int]]:
         yield port, process.pid
 
 
-def _detection(bench: Bench) -> tuple[list[Section], list[Row], list[Told]]:
-    """Figures of every score, over all errors and by kind; of points; and what kinds are told."""
+def _detection(bench: Bench) -> list[Section]:
+    """Figures of every score, over all errors and by kind; of points, kinds and estimates."""
     found: dict[str, dict[str, list[Ranking]]] = {}
     points: dict[str, list[tuple[str, list[bool]]]] = {}
     named: list[Told] = []
-    for number in SETS[:2] if bench.quick else SETS:
+    ordered: list[Ordered] = []
+    for number in bench.sets:
         kinds = bench.data.kinds(number)
         told, pointed, own_kinds = _of_set(bench, number)
         named += own_kinds
+        ours = told["lossd suspicion"]  # the largest first
+        ordered.append(Ordered([*ours.values()], [name in kinds for name in ours]))
         for label, suspicion in told.items():
             for kind, figures in _by_kind(bench.data.names, kinds, suspicion):
                 found.setdefault(label, {}).setdefault(kind, []).append(figures)
@@ -154,14 +165,19 @@ def _detection(bench: Bench) -> tuple[list[Section], list[Row], list[Told]]:
                 (kind, hits(places[name], changed[name])) for name, kind in kinds.items()
             )
     attributes = ("auroc", "average_precision", "precision_at_k")
-    sections = [
-        Section(
-            f"{attribute}, mean over sets",
-            [_row(label, own, attribute) for label, own in found.items()],
-        )
-        for attribute in attributes
+    pointing = [_pointing_row(label, own) for label, own in points.items()]
+    return [
+        *(
+            Section(
+                f"{attribute}, mean over sets",
+                [_row(label, own, attribute) for label, own in found.items()],
+            )
+            for attribute in attributes
+        ),
+        Section("points on changed pixels, at most 2 px beside", pointing),
+        Section("probable kind of the region at the error", confusion(named)),
+        Section("wrong images as estimated, reviewed from the top", estimate_rows(ordered)),
     ]
-    return sections, [_pointing_row(label, own) for label, own in points.items()], named
 
 
 def _of_set(

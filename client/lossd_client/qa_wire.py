@@ -83,7 +83,9 @@ EVIDENCE = (LOSS_LEVELS, PREDICTED, MARGIN)
 HISTOGRAM = "histogram"
 """`[C, 256]` pixels that count by given class and loss level; int32 of an image, int64 of a sum."""
 OUTLINES = "outlines"
-"""`[C, 4]` int64, of each class, in the order of `OUTLINE_SUMS`; of an image, or a sum."""
+"""`[C, 8, 4]` int64, of each class and size, in the order of `OUTLINE_SUMS`; of an image, or a sum.
+An object is of size 0 up to 63 px, and one more for each time that it has four times as many."""
+OUTLINE_SIZES = 8
 OUTLINE_SUMS = ("objects", "places", "chords", "squares")
 """Given objects whose outline is long enough to be judged, the places of these outlines, those of
 them where the outline is straight, and `chords² // places` in 1/256, rounded down for each."""
@@ -152,7 +154,8 @@ class SubScores(BaseModel):
     boundary_loss: Nats | None
     straightness: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """By how many standard deviations the outline of an object is straighter than those of its
-    class in the data set, at most; None without an outline long enough, or a context's outlines."""
+    class and size in the data set, at most; None without an outline long enough, or a context's
+    outlines."""
 
 
 class ImageNote(_Asked):
@@ -373,8 +376,8 @@ class Centre(_Answered):
 class ContextDocument(_Answered):
     """What is said of a context.
 
-    `PUT` takes the tensors `histogram` `[C, 256]` and `outlines` `[C, 4]` (integers; the latter may
-    be left out) and, to seal it, `sub_scores` `[N, 4]`, as `PUT /v1/tensors` takes tensors:
+    `PUT` takes the tensors `histogram` `[C, 256]` and `outlines` `[C, 8, 4]` (integers; the latter
+    may be left out) and, to seal it, `sub_scores` `[N, 4]`, as `PUT /v1/tensors` takes tensors:
     `{"tensors": {"histogram": …}}`, a safetensors file, or a form. It answers 201 if there was no
     such context, else 200, and is safe to repeat.
     """

@@ -13,16 +13,7 @@ Afterwards a **logistic** curve through the decisions, `p(x) = 1 / (1 + exp(-(a 
 An image that is not decided counts as `p`. The range is that of 80 %: the variance is that of the
 sum of coins, and of `a` and `b` (Laplace).
 
-On six sets of 126 street images, 42 of them wrong, reviewed from the top:
-
-| first | excess | wrong | then left by the curve | wrong |
-|---|---|---|---|---|
-| 10 | 9.8 | 7.3 | 35 | 35 |
-| 20 | 13.2 | 14.0 | 37 | 28 |
-| 40 | 14.7 | 21.3 | 18 | 21 |
-| 60 | 14.7 | 29.0 | 15 | 13 |
-
-These are means over the sets; of the 24 ranges 20 held the truth.
+How well they do on sets with known errors is in `docs/qa.md`; `python -m benchmarks.qa` measures it.
 """
 
 import math

@@ -33,6 +33,7 @@ from lossd_client.qa_wire import (
     EVIDENCE,
     HISTOGRAM,
     LEVELS,
+    OUTLINE_SIZES,
     OUTLINE_SUMS,
     OUTLINES,
     PREDICTION,
@@ -198,7 +199,7 @@ class Passes:
         classes = len(self._data.classes)
         total: dict[str, Array] = {
             HISTOGRAM: np.zeros((classes, LEVELS), np.int64),
-            OUTLINES: np.zeros((classes, len(OUTLINE_SUMS)), np.int64),
+            OUTLINES: np.zeros((classes, OUTLINE_SIZES, len(OUTLINE_SUMS)), np.int64),
         }
         for item in items:
             for name, own in self.observed(item).counts.items():

@@ -23,7 +23,7 @@ class RankedImage:
     Attributes:
         rank: place, from 1; 1 is looked at first.
         name: what it is called: file name without extension, with folders where two are alike.
-        suspicion: sum of the sub-scores' z-scores over the data set, in [-12, 24]; higher is
+        suspicion: sum of the sub-scores' z-scores over the data set, in [-12, 31]; higher is
             looked at first.
         kind: what probably went wrong; None where nothing is disputed.
         reason: the same in words.

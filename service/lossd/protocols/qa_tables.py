@@ -15,6 +15,7 @@ from lossd_client.qa_wire import (
     HISTOGRAM,
     LEVELS,
     MAX_CLASSES,
+    OUTLINE_SIZES,
     OUTLINE_SUMS,
     OUTLINES,
     SUB_SCORES,
@@ -23,8 +24,6 @@ from lossd_client.qa_wire import (
 )
 from lossd_client.wire import Array, Json
 
-_TABLE_AXES = 2
-_FORM_AXES = 3  # a form's file has a sample axis before
 _LEAST_CLASSES = 2
 _MAY_BE_MISSING = ("boundary_loss", "straightness")
 _MAX_COUNT = 2**53
@@ -52,7 +51,7 @@ def read_context_tensors(
     if HISTOGRAM not in tensors:
         refuse(("tensors", HISTOGRAM), f"{HISTOGRAM} is missing")
     loc: Loc = ("tensors", HISTOGRAM)
-    counts = _counts(tensors[HISTOGRAM], LEVELS, loc)
+    counts = _counts(tensors[HISTOGRAM], (LEVELS,), loc)
     if not _LEAST_CLASSES <= len(counts) <= MAX_CLASSES:
         refuse(loc, f"{len(counts)} classes; there are 2 to {MAX_CLASSES}")
     outlines, sub_scores = tensors.get(OUTLINES), tensors.get(SUB_SCORES_TENSOR)
@@ -65,19 +64,21 @@ def read_context_tensors(
 
 def _read_outlines(array: Array, classes: int) -> Counts:
     loc: Loc = ("tensors", OUTLINES)
-    counts = _counts(array, len(OUTLINE_SUMS), loc)
+    counts = _counts(array, (OUTLINE_SIZES, len(OUTLINE_SUMS)), loc)
     if len(counts) != classes:
         refuse(loc, f"{len(counts)} classes; {HISTOGRAM} has {classes}")
-    _, places, chords, _ = counts.T
+    _, places, chords, _ = np.moveaxis(counts, -1, 0)
     wrong = chords > places
     if bool(wrong.any()):
-        (index,) = first_index(wrong)
-        refuse(loc, f"class {index} has {chords[index]} chords; it has {places[index]} places")
+        where = first_index(wrong)
+        at = tuple(where)
+        refuse(loc, f"{OUTLINES}{where} has {chords[at]} chords; it has {places[at]} places")
     return counts
 
 
-def _counts(array: Array, columns: int, loc: Loc) -> Counts:
-    counts = _table(native(array, loc), (columns,), loc)
+def _counts(array: Array, shape: tuple[int, ...], loc: Loc) -> Counts:
+    """Counts `[rows, *shape]`."""
+    counts = _rows(native(array, loc), (shape,), loc)
     if not is_integer(counts):
         refuse(loc, f"dtype {counts.dtype.name}: counts are integers")
     wrong = counts < 0
@@ -96,8 +97,8 @@ def read_sub_scores(array: Array, loc: Loc) -> Scores:
         InvalidInputError: the shape is another, there is no image, or a number is negative or not
             finite; NaN is taken in `boundary_loss` and `straightness` alone.
     """
-    columns = (len(SUB_SCORES), len(SUB_SCORES) - 1)
-    given = _table(native(array, loc), columns, loc).astype(np.float64)
+    shapes = ((len(SUB_SCORES),), (len(SUB_SCORES) - 1,))
+    given = _rows(native(array, loc), shapes, loc).astype(np.float64)
     if not len(given):
         refuse(loc, "holds no image")
     values = np.full((len(given), len(SUB_SCORES)), np.nan)
@@ -130,9 +131,11 @@ def sub_scores_of(inputs: Inputs) -> Scores:
     return read_sub_scores(inputs[0][SUB_SCORES_TENSOR], ("inputs", SUB_SCORES_TENSOR))
 
 
-def _table(array: Array, columns: tuple[int, ...], loc: Loc) -> Array:
-    """The array `[rows, columns]`, of one of some numbers of columns."""
-    table = array[0] if array.ndim == _FORM_AXES and len(array) == 1 else array
-    if table.ndim != _TABLE_AXES or table.shape[1] not in columns:
-        refuse(loc, f"shape {list(array.shape)}, expected [rows, {columns[0]}]")
-    return table
+def _rows(array: Array, shapes: tuple[tuple[int, ...], ...], loc: Loc) -> Array:
+    """The array `[rows, *shape]`, of one of some shapes of equal rank."""
+    has_sample_axis = array.ndim == len(shapes[0]) + 2 and len(array) == 1  # a form's file
+    rows = array[0] if has_sample_axis else array
+    if rows.shape[1:] not in shapes:
+        expected = ", ".join(map(str, shapes[0]))
+        refuse(loc, f"shape {list(array.shape)}, expected [rows, {expected}]")
+    return rows

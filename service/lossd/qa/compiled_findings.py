@@ -33,7 +33,7 @@ QUESTION: Final = np.dtype(
     ]
 )
 _LAYOUT: Final = (IMAGE.itemsize, QUESTION.itemsize, len(CHOSEN.names or ()))
-_POINT, _LINE = 4, 3  # numbers
+_POINT, _LINE = 4, 4  # numbers
 _GIVEN_PROBABILITY: Final = given_probabilities()
 
 

@@ -1,10 +1,10 @@
 """Contexts that callers keep here: what the images of a data set have in common.
 
-A context is two tables of whole numbers, the histogram `[C, 256]` and the outlines `[C, 4]`, and,
-once the sub-scores of all images are known, their medians and spreads. None of it depends on the
-order, the company or the sharding in which the images were scored. A name belongs to the caller who
-gave it, putting is repeatable, and what is kept is bounded in bytes for each caller: beyond, the
-contexts used longest ago go. Knows no HTTP.
+A context is two tables of whole numbers, the histogram `[C, 256]` and the outlines `[C, 8, 4]`,
+and, once the sub-scores of all images are known, their medians and spreads. None of it depends on
+the order, the company or the sharding in which the images were scored. A name belongs to the caller
+who gave it, putting is repeatable, and what is kept is bounded in bytes for each caller: beyond,
+the contexts used longest ago go. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Context:
     histogram: Counts
     """`[C, 256]` int64, read-only."""
     outlines: Counts | None
-    """`[C, 4]` int64, read-only; None where nobody has said them."""
+    """`[C, 8, 4]` int64, read-only; None where nobody has said them."""
     centres: Centres | None
     backdrop: Backdrop
     digest: str
@@ -58,8 +58,9 @@ class Context:
 
     @property
     def nbytes(self) -> int:
-        """What it is charged: the histogram and its class-tails."""
-        return 2 * self.histogram.nbytes + ENTRY_BYTES
+        """What it is charged: its tables, and as much for what is computed from them."""
+        tables = (self.histogram, self.outlines)
+        return 2 * sum(table.nbytes for table in tables if table is not None) + ENTRY_BYTES
 
 
 def make_context(
@@ -70,7 +71,7 @@ def make_context(
     Args:
         name: what its caller calls it.
         histogram: `[C, 256]` at least 0, with less than 2^53 pixels.
-        outlines: `[C, 4]`, as `qa_wire.OUTLINE_SUMS`; None where they are not known.
+        outlines: `[C, 8, 4]`, as `qa_wire.OUTLINE_SUMS`; None where they are not known.
         sub_scores: `[N, 4]` of all images, finite or NaN; None where they are not known yet.
     """
     counts = _frozen(histogram)

@@ -19,6 +19,8 @@ constexpr double MARGIN_STEPS = 255.0, HEAT_PER_NAT = 64.0;
 constexpr int BOX = 2, APART = 10;       // as in points.py
 constexpr int REACH = 6, PLACES = 13;    // as in outlines.py
 constexpr int64_t SQUARES = 182, CHORD = 3767;
+constexpr int64_t SIZES = 8, SMALL = 64; // of objects
+constexpr int LINE = 4;                  // numbers of one
 
 // Mirrored by IMAGE in compiled_findings.py.
 struct Image {
@@ -137,7 +139,7 @@ struct Found {
   std::string masks;                   // COCO's strings of the chosen regions
   std::vector<int64_t> ends;           // of each of them in `masks`
   std::vector<int64_t> points;         // x, y, sum of the heat, region
-  std::vector<int64_t> lines;          // class, places, chords
+  std::vector<int64_t> lines;          // class, size, places, chords
 };
 
 template <class From>
@@ -582,13 +584,23 @@ struct Outlines {
     return std::lower_bound(object.begin(), object.end(), wanted) - object.begin();
   }
 
-  // Class, places and chords of those that can be judged.
+  // Class, size, places and chords of those that can be judged.
   std::vector<int64_t> lines(const Components& objects, int64_t least) const {
     std::vector<int64_t> lines;
-    for (size_t n = 0; n < object.size(); n++)
-      if (found[n].places >= least)
-        lines.insert(lines.end(), {objects.code[object[n]] - 1, found[n].places, found[n].chords});
+    for (size_t n = 0; n < object.size(); n++) {
+      const auto [places, chords] = found[n];
+      if (places < least) continue;
+      const int64_t size = size_of(objects.area[object[n]]);
+      lines.insert(lines.end(), {objects.code[object[n]] - 1, size, places, chords});
+    }
     return lines;
+  }
+
+ private:
+  static int64_t size_of(int64_t area) {
+    int64_t size = 0;
+    while (size < SIZES - 1 && area >= SMALL << 2 * size) size++;
+    return size;
   }
 };
 
@@ -758,7 +770,7 @@ void* lossd_find(const Question* question, const Image* image, uint16_t* heat, i
   sizes[1] = (int64_t)found->chosen.size();
   sizes[2] = (int64_t)found->masks.size();
   sizes[3] = (int64_t)found->points.size() / 4;
-  sizes[4] = (int64_t)found->lines.size() / 3;
+  sizes[4] = (int64_t)found->lines.size() / LINE;
   return found.release();
 } catch (const std::bad_alloc&) {
   return nullptr;
@@ -769,7 +781,7 @@ void* lossd_lines(const Image* image, int64_t least, int64_t* count) try {
   const Components objects = given_objects(*image);
   const Outlines outlines(*image, objects);
   auto lines = std::make_unique<std::vector<int64_t>>(outlines.lines(objects, least));
-  *count = (int64_t)lines->size() / 3;
+  *count = (int64_t)lines->size() / LINE;
   return lines.release();
 } catch (const std::bad_alloc&) {
   return nullptr;

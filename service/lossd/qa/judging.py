@@ -48,7 +48,7 @@ class Backdrop:
 
     @classmethod
     def of(cls, histogram: Counts, outlines: Counts | None, centres: Centres | None) -> Backdrop:
-        """Of a data set's histogram, `[C, 256]`, its outlines, `[C, 4]`, and its centres."""
+        """Of a data set's histogram, `[C, 256]`, its outlines, `[C, 8, 4]`, and its centres."""
         straightness = None if outlines is None else Straightness(outlines)
         return cls(class_tails(histogram), straightness, centres)
 
@@ -63,7 +63,7 @@ class Judgement:
     histogram: Counts
     """`[C, 256]`."""
     outlines: Counts | None
-    """`[C, 4]`; None where nobody asked."""
+    """`[C, 8, 4]`; None where nobody asked."""
     heat: Heat | None
     """`[H, W]` uint16 in 1/64 of a nat; None where nobody asked."""
 

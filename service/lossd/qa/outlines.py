@@ -6,8 +6,10 @@ rows above and below it (or of the columns beside it, where it lies rather flat)
 the straight line that fits them best. Those of a drawn line lie within half a pixel of it, with a
 root mean square of 0.29 px, so what deviates less than 0.35 px is a chord.
 
-How straight is straight depends on the class: houses are, people are not. So an object is compared
-with those of its class in the data set, of which sums are known.
+How straight is straight depends on the class: houses are, people are not. It depends on the size,
+too: over thirteen pixels a large circle is straight, a small one is not, and so are objects of
+pictures of higher resolution. So an object is compared with those of its class and size in the data
+set, of which sums are known.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy.typing as npt
 
 from lossd.qa.levels import Counts
 from lossd.qa.runs import Codes, Components, Indices, components
-from lossd_client.qa_wire import OUTLINE_SQUARES, OUTLINE_SUMS
+from lossd_client.qa_wire import OUTLINE_SIZES, OUTLINE_SQUARES, OUTLINE_SUMS
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,11 +38,14 @@ _CHORD: Final = int(_CHORD_PIXELS**2 * _PLACES**2 * _SQUARES)
 LEAST_PLACES: Final = 20
 """An outline of fewer places is too short to be judged."""
 
+_SMALL_PIXELS: Final = 64
+"""Objects of fewer are of size 0."""
+
 _PRIOR_OBJECTS: Final = 4
-"""As many objects of all classes stand beside those of a class, which may be few."""
+"""As many objects of a whole stand beside those of its part, which may be few."""
 
 Lines = Indices
-"""`[K, 3]` class, places and chords of each given object whose outline can be judged."""
+"""`[K, 4]` class, size, places and chords of each given object whose outline can be judged."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def lines(labels: Codes) -> Lines:
         >>> labels = np.zeros((40, 40), np.int8)
         >>> labels[10:30, 10:30] = 1
         >>> lines(labels).tolist()
-        [[0, 32, 32], [1, 32, 32]]
+        [[0, 3, 32, 32], [1, 2, 32, 32]]
     """
     objects = components(labels + labels.dtype.type(1))
     return judged_lines(objects, outlines(labels, objects))
@@ -134,30 +139,41 @@ def lines(labels: Codes) -> Lines:
 def judged_lines(objects: Components, found: Outlines) -> Lines:
     """Those of some objects' outlines that can be judged."""
     judged = found.places >= LEAST_PLACES
-    columns = (objects.code[judged] - 1, found.places[judged], found.chords[judged])
-    return np.stack(columns, 1)
+    counted = (found.places[judged], found.chords[judged])
+    return np.stack((objects.code[judged] - 1, sizes(objects.area[judged]), *counted), 1)
+
+
+def sizes(area_px: Indices) -> Indices:
+    """Size of objects, 0 to 7: each reaches to four times the pixels of the one before.
+
+    Example:
+        >>> sizes(np.array([13, 63, 64, 255, 256, 1 << 40])).tolist()
+        [0, 0, 1, 1, 2, 7]
+    """
+    bounds_px = _SMALL_PIXELS << 2 * np.arange(OUTLINE_SIZES - 1)
+    return np.searchsorted(bounds_px, area_px, side="right")
 
 
 def line_sums(found: Lines, classes: int) -> Counts:
-    """What a data set's outlines are added up from, `[C, 4]` in the order of `OUTLINE_SUMS`.
+    """What a data set's outlines are added up from, `[C, 8, 4]` in the order of `OUTLINE_SUMS`.
 
     Example:
-        >>> line_sums(np.array([[1, 30, 20], [1, 40, 40]]), 2).tolist()
-        [[0, 0, 0, 0], [2, 70, 60, 13653]]
+        >>> line_sums(np.array([[1, 3, 30, 20], [1, 3, 40, 40]]), 2)[1, 3].tolist()
+        [2, 70, 60, 13653]
     """
-    sums = np.zeros((classes, len(OUTLINE_SUMS)), np.int64)
-    code, places, chords = found.T
+    sums = np.zeros((classes, OUTLINE_SIZES, len(OUTLINE_SUMS)), np.int64)
+    code, size, places, chords = found.T
     squares = chords * chords * OUTLINE_SQUARES // places
-    np.add.at(sums, code, np.stack((np.ones_like(code), places, chords, squares), 1))
+    np.add.at(sums, (code, size), np.stack((np.ones_like(code), places, chords, squares), 1))
     return sums
 
 
 @dataclass(frozen=True)
 class Straightest:
-    """The object of an image whose outline is straightest for its class."""
+    """The object of an image whose outline is straightest for its class and size."""
 
     deviations: float
-    """How many standard deviations above the class's mean, at least 0."""
+    """How many standard deviations above their mean, at least 0."""
     code: int
     """Its class."""
 
@@ -166,24 +182,24 @@ class Straightness:
     """How straight an image's outlines are among those of a data set.
 
     Of an object with p places and c chords, `z = (c - m·p) / sqrt(v·p)`, where m is the share of
-    chords in its class and v the variance of its objects' shares, each weighted by its places;
-    four objects of the mean variance of all classes are added, since a class may have few.
+    chords among objects of its class and size and v the variance of their shares, each weighted by
+    its places. There may be few: four objects that are as those of its class stand beside them, and
+    beside those of a class four that are as all are.
 
     Args:
-        sums: `[C, 4]`, `line_sums` of all images added up.
+        sums: `[C, 8, 4]`, `line_sums` of all images added up.
 
     Example:
-        >>> of_set = Straightness(np.array([[0, 0, 0, 0], [10, 500, 250, 33000]]))
-        >>> of_set.of(np.array([[1, 100, 50], [1, 64, 60]]))
+        >>> sums = np.zeros((2, 8, 4), np.int64)
+        >>> sums[1, 3] = 10, 500, 250, 33000
+        >>> Straightness(sums).of(np.array([[1, 3, 100, 50], [1, 3, 64, 60]]))
         Straightest(deviations=5.6, code=1)
     """
 
     def __init__(self, sums: Counts) -> None:
-        objects, places, chords, squares = sums.T.astype(np.float64)
-        self._mean = chords / np.maximum(places, 1.0)
-        spread = np.maximum(squares / OUTLINE_SQUARES - chords * self._mean, 0.0)
-        common = spread.sum() / max(objects.sum(), 1.0)
-        self._variance = (spread + _PRIOR_OBJECTS * common) / (objects + _PRIOR_OBJECTS)
+        mean, variance = _shares(sums.sum((0, 1)), np.zeros(()), np.zeros(()), objects=0)
+        mean, variance = _shares(sums.sum(1), mean, variance)
+        self._mean, self._variance = _shares(sums, mean[:, None], variance[:, None])
 
     def of(self, found: Lines) -> Straightest | None:
         """The object of the largest z in an image; None where none can be judged.
@@ -191,12 +207,30 @@ class Straightness:
         Args:
             found: the image's `lines`.
         """
-        code, places, chords = found.T
-        variance = self._variance[code]
+        code, size, places, chords = found.T
+        variance = self._variance[code, size]
         known = variance > 0
         if not known.any():
             return None
-        above = (chords - self._mean[code] * places)[known]
+        above = (chords - self._mean[code, size] * places)[known]
         deviations = above / np.sqrt(variance * places)[known]
         first = int(deviations.argmax())
         return Straightest(max(0.0, float(deviations[first])), int(code[known][first]))
+
+
+def _shares(
+    sums: Counts, mean: Floats, variance: Floats, *, objects: int = _PRIOR_OBJECTS
+) -> tuple[Floats, Floats]:
+    """Mean and variance of the share of chords in groups of objects.
+
+    Args:
+        sums: `[..., 4]`, of each group.
+        mean: of what the group is a part of.
+        variance: likewise.
+        objects: so many of the whole stand beside those of each group.
+    """
+    own, places, chords, squares = np.moveaxis(sums.astype(np.float64), -1, 0)
+    together = np.maximum(own + objects, 1.0)
+    mean = (own * chords / np.maximum(places, 1.0) + objects * mean) / together
+    spread = squares / OUTLINE_SQUARES - 2.0 * mean * chords + mean**2 * places
+    return mean, (np.maximum(spread, 0.0) + objects * variance) / together

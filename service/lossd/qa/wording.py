@@ -71,7 +71,7 @@ class Words:
             return reason
         name = self.name(straightest.code) or f"class {straightest.code}"
         outline = (
-            f"an outline of {name} straighter than its class's by "
+            f"an outline of {name} straighter than others of its class and size by "
             f"{straightest.deviations:.1f} standard deviations"
         )
         return outline if reason is None else f"{reason}; {outline}"
