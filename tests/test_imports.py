@@ -60,6 +60,7 @@ LAYERS = [
         "shared_bodies",
         "http_protocol",
         "offload",
+        "handover",
         "result",
         "device_logits",
         "direct_route",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -16,6 +17,7 @@ from lossd import metrics
 from lossd.core.job import AnyJob, Job, RowJob
 from lossd.device_tensors import DeviceTensors
 from lossd.engine import Completed, Engine
+from lossd.handover import handover_to
 from lossd.http_protocol import HANG_UP, HangUp
 from lossd.offload import decode, offload
 from lossd.protocols.admission import RequestLimits, build_job, read_request
@@ -221,6 +223,7 @@ async def compute(request: Request, engine: Engine, job: AnyJob, left_s: float) 
         job, timeout_s=left_s, origin=origin, caller=request.state.caller, wake="later"
     )
     loop = asyncio.get_running_loop()
+    handover = handover_to(loop)
     # Behind the requests that came in the same moment: they will share a batch.
     loop.call_soon(engine.wake)
     answer: asyncio.Future[Completed] = loop.create_future()
@@ -240,7 +243,7 @@ async def compute(request: Request, engine: Engine, job: AnyJob, left_s: float) 
 
     def hand_over(done: Future[Completed]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            loop.call_soon_threadsafe(settle, done)
+            handover.call(partial(settle, done))
 
     msg = f"no answer in the {left_s * 1e3:.0f} ms that were left"
     timer = loop.call_later(left_s, fail, DeadlineExceededError(msg))

@@ -13,7 +13,8 @@ Afterwards a **logistic** curve through the decisions, `p(x) = 1 / (1 + exp(-(a 
 An image that is not decided counts as `p`. The range is that of 80 %: the variance is that of the
 sum of coins, and of `a` and `b` (Laplace).
 
-How well they do on sets with known errors is in `docs/qa.md`; `python -m benchmarks.qa` measures it.
+How well they do on sets with known errors is in `docs/qa.md`; `python -m benchmarks.qa` measures
+it.
 """
 
 import math

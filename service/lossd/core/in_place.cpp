@@ -86,7 +86,7 @@ void sums(const Sample* samples, int64_t count, int depth, float* region, float*
   {
     Scratch scratch = scratch_of(memory, depth, labels);
     Family block;
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait  // the region ends with a wait of its own
     for (int64_t tile = 0; tile < total; tile++) {
       const Sample& s = samples[sample_of(samples, count, tile)];
       const Place place = place_of(s, tile);
@@ -139,7 +139,7 @@ void differentiate(const Sample* samples, int64_t count, int depth, const float*
   {
     Scratch scratch = scratch_of(memory, depth, labels);
     Family block;
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait  // the region ends with a wait of its own
     for (int64_t tile = 0; tile < total; tile++) {
       const Sample& s = samples[sample_of(samples, count, tile)];
       const Place place = place_of(s, tile);
