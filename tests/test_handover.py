@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import partial
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
 from weakref import ref
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from lossd.handover import handover_to
 
 THREADS, CALLS = 4, 2000
+Arguments = TypeVarTuple("Arguments")
 
 
 class Counting(asyncio.SelectorEventLoop):
@@ -22,7 +23,10 @@ class Counting(asyncio.SelectorEventLoop):
     woken = 0
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: Unpack[Arguments],
+        context: Context | None = None,
     ) -> asyncio.Handle:
         self.woken += 1
         return super().call_soon_threadsafe(callback, *args, context=context)
