@@ -59,7 +59,7 @@ class GradientWriter:
         self.rounds = rounds
         dtype = TORCH_DTYPES[job.gradient_dtype]
         self.arrays = [torch.empty(part.logits.shape, dtype=dtype) for part in job.parts]
-        self.scales = [torch.ones(len(array), dtype=torch.float32) for array in self.arrays]
+        self.scales = [np.ones(len(array), np.float32) for array in self.arrays]
         self.scaled = dtype in HALF_TOP_EXPONENT
         self._job = job
         self._contributions = rounds + whole
@@ -75,7 +75,8 @@ class GradientWriter:
         whole = piece.total == target.shape[0] * tl.tiles_of(target.shape[-1])
         if self._direct and (whole or not self.scaled):
             if self.scaled:
-                scale_down(tl.tiles_of_piece(tiles, piece), self.scales[index][row], target.dtype)
+                own = tl.tiles_of_piece(tiles, piece)
+                self.scales[index][row] = scale_down(own, target.dtype)
             tl.unpack(tiles, piece, target)
             return
         tl.unpack_added(tiles, piece, self._grouped(self._stage(piece.sample)))
@@ -126,20 +127,21 @@ class GradientWriter:
         if self._job.activated:
             staged.mul_(slope_of_logits(self._job.parts[index].logits[row]))
         if self.scaled:
-            scale_down(staged, self.scales[index][row], self.arrays[index].dtype)
+            self.scales[index][row] = scale_down(staged, self.arrays[index].dtype)
         self.arrays[index][row].copy_(staged)
 
     def _grouped(self, sample: Tensor) -> Tensor:
         return sample.unsqueeze(1) if self._job.by_channel else sample.unsqueeze(0)
 
 
-def scale_down(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
-    """Divides a sample's gradient by a power of two, in place, and notes it in `scale` `[]`."""
+def scale_down(gradient: Tensor, dtype: torch.dtype) -> float:
+    """Divides a sample's gradient by a power of two, in place, which it returns."""
     largest = max(abs(float(bound)) for bound in torch.aminmax(gradient))
-    if 0.0 < largest < math.inf:
-        exponent = max(math.frexp(largest)[1] - HALF_TOP_EXPONENT[dtype], SMALLEST_SCALE_EXPONENT)
-        scale.fill_(2.0**exponent)
-        gradient.mul_(2.0**-exponent)
+    if not 0.0 < largest < math.inf:
+        return 1.0
+    exponent = max(math.frexp(largest)[1] - HALF_TOP_EXPONENT[dtype], SMALLEST_SCALE_EXPONENT)
+    gradient.mul_(2.0**-exponent)
+    return float(2.0**exponent)
 
 
 class MapWriter:
@@ -267,8 +269,8 @@ class Answer:
             gradient = to_numpy(writer.arrays[index]).reshape(part.shape)
             tensors[numbered(index, f"gradient/{name}", count)] = gradient
             if writer.scaled:
-                scale = writer.scales[index].numpy()
-                tensors[numbered(index, f"gradient_scale/{name}", count)] = scale
+                scales = writer.scales[index]
+                tensors[numbered(index, f"gradient_scale/{name}", count)] = scales
         return tensors
 
     def _warnings(self) -> Iterator[str]:

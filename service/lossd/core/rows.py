@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,10 +100,8 @@ def _written(job: RowJob, index: int, name: str, gradient: Tensor) -> dict[str, 
     # An input that belongs to all samples has one scale, the others one per sample.
     shared = name.partition("/")[0] in job.shared
     rows = gradient[None].clone() if shared else gradient.clone()
-    scales = torch.ones(len(rows), dtype=torch.float32)
-    for row, scale in zip(rows, scales, strict=True):
-        scale_down(row, scale, dtype)
+    scales = np.array([scale_down(row, dtype) for row in rows], np.float32)
     return {
         where: to_numpy(rows.view(gradient.shape).to(dtype)),
-        numbered(index, f"gradient_scale/{name}", count): scales.numpy(),
+        numbered(index, f"gradient_scale/{name}", count): scales,
     }
