@@ -31,9 +31,11 @@ class Handover:
         Raises:
             RuntimeError: the loop is closed.
         """
-        self._calls.append(function)
         loop = self._loop()
-        if loop is not None and not self._will_look:
+        if loop is None:  # nobody waits any more
+            return
+        self._calls.append(function)
+        if not self._will_look:
             self._will_look = True  # before it is woken, or it might look before this is noted
             try:
                 loop.call_soon_threadsafe(self._look)

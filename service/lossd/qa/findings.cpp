@@ -19,7 +19,7 @@ constexpr double MARGIN_STEPS = 255.0, HEAT_PER_NAT = 64.0;
 constexpr int BOX = 2, APART = 10;       // as in points.py
 constexpr int REACH = 6, PLACES = 13;    // as in outlines.py
 constexpr int64_t SQUARES = 182, CHORD = 3767;
-constexpr int64_t SIZES = 8, SMALL = 64; // of objects
+constexpr int64_t SIZES = 8, SMALL = 64;  // of objects, as in outlines.py
 constexpr int LINE = 4;                  // numbers of one
 
 // Mirrored by IMAGE in compiled_findings.py.
