@@ -86,6 +86,17 @@ def test_both_see_the_same_outlines(compiled: CompiledFind, side: int, dtype: ty
     assert compiled.lines(np.full((9, 9), -1, np.int8)).shape == (0, 4)
 
 
+@pytest.mark.parametrize(
+    ("side", "size"), [(31, 2), (63, 3), (64, 4), (255, 5), (256, 6), (512, 7)]
+)
+def test_both_see_the_same_sizes(compiled: CompiledFind, side: int, size: int) -> None:
+    labels = np.full((side + 20, side + 20), -1, np.int8)
+    labels[10:-10, 10:-10] = 1
+    found = compiled.lines(labels)
+    np.testing.assert_array_equal(found, straight.lines(labels))
+    assert found[:, :2].tolist() == [[1, size]]
+
+
 def test_large_classes_are_found_alike(compiled: CompiledFind) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 300, (20, 30)).astype(np.int16)
