@@ -1,6 +1,7 @@
 """The queue, with a clock of the test's own."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client import REGISTRY
 
 from lossd.batching import ACTIVE_S, Batcher, Limits
+from lossd.busyness import Busyness
 from lossd.callers import ANONYMOUS, Allowance, Caller
 from lossd.prediction import BATCH_S
 from lossd.tracing import Origin
@@ -29,6 +31,7 @@ LIMITS = Limits(
     queue_bytes=300,
     max_delay_s=0.5,
     fair_batch_s=0.02,
+    gather_s=0.0,
     newcomer_weight=0.0,
 )
 
@@ -271,6 +274,107 @@ def test_a_waiting_engine_is_woken_by_a_job() -> None:
     assert [ticket.job for ticket in found[0].tickets] == ["job"]
 
 
+# -- company --------------------------------------------------------------------------------------
+
+
+class Busy(Busyness):
+    """A process that always works."""
+
+    def is_high(self) -> bool:
+        return True
+
+
+class Gathering:
+    """A batcher with an engine in a thread that asks it for one batch, after two of three jobs."""
+
+    def __init__(self, gather_s: float) -> None:
+        limits = replace(LIMITS, gather_s=gather_s)
+        self.batcher: Batcher[str, str] = Batcher(limits, busyness=Busy())
+        for _ in range(2):
+            self.put("abc")
+            batch = self.batcher.next_batch(wait_s=0)
+            assert batch is not None
+            self.batcher.complete(batch.tickets, 0.001)
+        self.taken: list[str] = []
+        self.engine = threading.Thread(target=self._take)
+
+    def put(self, jobs: str) -> None:
+        for job in jobs:
+            self.batcher.submit(job, group="a", samples=1, nbytes=1, timeout_s=60)
+
+    def _take(self) -> None:
+        batch = self.batcher.next_batch(wait_s=60)
+        assert batch is not None
+        self.taken += [ticket.job for ticket in batch.tickets]
+
+    def is_waiting(self) -> bool:
+        self.engine.join(0.05)  # time in which an engine that was woken would take what waits
+        return self.engine.is_alive()
+
+
+def test_those_whose_answers_left_together_are_waited_for() -> None:
+    gathering = Gathering(gather_s=60)
+    gathering.put("d")
+    gathering.engine.start()
+    assert gathering.is_waiting()
+    gathering.put("e")
+    assert gathering.is_waiting()
+    gathering.put("f")
+    gathering.engine.join(30)
+    assert gathering.taken == list("def")
+
+
+def test_company_that_does_not_come_is_not_waited_for_any_longer() -> None:
+    gathering = Gathering(gather_s=0.02)
+    gathering.put("d")
+    gathering.engine.start()
+    gathering.engine.join(30)
+    assert gathering.taken == ["d"]
+
+
+def test_a_queue_that_closes_waits_for_no_company() -> None:
+    gathering = Gathering(gather_s=60)
+    gathering.put("d")
+    gathering.engine.start()
+    assert gathering.is_waiting()
+    gathering.batcher.close()
+    gathering.engine.join(30)
+    assert gathering.taken == ["d"]
+
+
+class Idle(Busyness):
+    """A process that never works."""
+
+    def is_high(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("before", "later_s", "busyness"),
+    [
+        (("abc", "a"), 0.5, Busy()),
+        (("a", "abc"), 0.5, Busy()),
+        (("abc", "abc"), 1.5, Busy()),
+        (("abc", "abc"), 0.5, Idle()),
+    ],
+    ids=["was alone", "had company once", "comes late", "is on an idle machine"],
+)
+def test_nobody_is_waited_for_by_who(
+    queue: Queue, before: Sequence[str], later_s: float, busyness: Busyness
+) -> None:
+    limits = replace(LIMITS, gather_s=1.0)
+    queue.batcher = Batcher(limits, clock=lambda: queue.now, busyness=busyness)
+    for jobs in before:
+        for job in jobs:
+            queue.put(job)
+        batch = queue.batcher.next_batch(wait_s=0)
+        assert batch is not None
+        queue.batcher.complete(batch.tickets, 0.001)
+    queue.now = later_s
+    queue.put("next")
+    assert queue.take() == (["next"], "idle")
+
+
 # -- several keys ---------------------------------------------------------------------------------
 
 FAIR = Limits(
@@ -280,6 +384,7 @@ FAIR = Limits(
     queue_bytes=1 << 30,
     max_delay_s=0.5,
     fair_batch_s=0.02,
+    gather_s=0.0,
     newcomer_weight=1.0,
 )
 

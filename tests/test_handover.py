@@ -56,6 +56,27 @@ def test_what_comes_together_wakes_the_loop_once() -> None:
     run(main)
 
 
+def test_what_is_asked_for_several_times_is_called_once_and_then_again() -> None:
+    made: list[str] = []
+
+    async def main(loop: Counting) -> None:
+        handover = handover_to(loop)
+
+        def note() -> None:
+            made.append("once")
+
+        for _ in range(3):
+            handover.call_once(note)
+        assert made == []
+        await asyncio.sleep(0)
+        assert made == ["once"]
+        handover.call_once(note)
+        await asyncio.sleep(0)
+        assert made == ["once", "once"]
+
+    run(main)
+
+
 def test_what_comes_while_it_looks_is_not_lost() -> None:
     made: list[str] = []
 

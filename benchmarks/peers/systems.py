@@ -35,6 +35,7 @@ LOSSD = System(
     variables={
         "LOSSD_MAX_BATCH_SAMPLES": str(settings.MAX_BATCH_SAMPLES),
         "LOSSD_MAX_DELAY_MS": str(settings.MAX_DELAY_MS),
+        "LOSSD_GATHER_MS": str(settings.MAX_DELAY_MS),
         "LOSSD_LOG_LEVEL": "error",
     },
 )

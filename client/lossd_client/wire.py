@@ -213,7 +213,9 @@ def view_bytes(array: Array) -> memoryview:
     flat = np.ascontiguousarray(array)
     if flat.dtype.byteorder == ">":
         flat = flat.astype(flat.dtype.newbyteorder("<"))
-    return flat.reshape(-1).view(np.uint8).data
+    if flat.size and flat.dtype != NUMPY_DTYPES["bfloat16"]:
+        return flat.data.cast("B")
+    return flat.reshape(-1).view(np.uint8).data  # what memoryview has no word for
 
 
 def encode_tensor(array: Array) -> dict[str, Any]:

@@ -3,6 +3,10 @@
 Jobs of equal group can be computed together, whatever their image sizes. The engine asks for a
 batch whenever it is free and gets one at once if anything waits: a delay would only add to the
 latency of an idle machine, and under load company gathers by itself while the engine is busy.
+A busy machine is the exception: those whose answers left together are likely to ask again
+together, and a batch of small jobs costs more than any of them. So while the process keeps a
+processor busy, what comes within `gather_s` of the end of a batch waits so long at most for as many
+to be there as the last two batches had.
 Of several groups the one with the most waiting samples goes first, unless the oldest job of all
 has waited longer than `max_delay_s`: then its group goes. Within a group jobs leave in the order
 they came.
@@ -25,8 +29,9 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Generic, Literal
+from typing import Any, Final, Generic, Literal, NamedTuple
 
+from lossd.busyness import Busyness
 from lossd.callers import ANONYMOUS, Caller
 from lossd.prediction import BATCH_S, Predictor
 from lossd.tracing import NO_ORIGIN, Origin
@@ -61,6 +66,8 @@ class Limits:
     max_delay_s: float
     fair_batch_s: float
     """Longest batch by prediction while several keys are active; a single job may take longer."""
+    gather_s: float
+    """Longest that a job waits for as many as the last batches had, on a busy machine."""
     newcomer_weight: float
     """The part of the queue that active keys leave to the next one that comes, as a weight."""
 
@@ -100,9 +107,15 @@ class Depth:
 class Batcher(Generic[J, A]):
     """The queue between the request threads and the engine."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        busyness: Busyness | None = None,
+    ) -> None:
         self._limits = limits
         self._clock = clock
+        self._busyness = Busyness() if busyness is None else busyness
         self._changed = threading.Condition()
         self._keys: dict[str, KeyQueue[J, A]] = {}
         """Those that wait, were active lately or have had more than others."""
@@ -112,6 +125,12 @@ class Batcher(Generic[J, A]):
         self._predictor = Predictor()
         self._busy_until_s = -math.inf
         """When the batch that is computed will be done, by prediction."""
+        self._ended_s = -math.inf
+        """When the last batch was done."""
+        self._last_requests = (1, 1)
+        """How many the last two batches had."""
+        self._awaited_requests = 1
+        """How many have to wait before an engine that waits is woken."""
         self._closed = False
 
     def submit(
@@ -154,7 +173,7 @@ class Batcher(Generic[J, A]):
             if not key.load.requests:
                 key.virtual_s = max(key.virtual_s, self._virtual_s)
             key.seen_s = now
-            ticket = Ticket[J, A](
+            ticket: Ticket[J, A] = Ticket(
                 job=job,
                 caller=caller,
                 group=group,
@@ -169,12 +188,16 @@ class Batcher(Generic[J, A]):
             key.put(ticket)
             self._load.add(ticket)
             if wake == "now":
-                self._changed.notify()
+                self._notify()
             return ticket
 
     def wake(self) -> None:
         """Shows an engine that waits what came."""
         with self._changed:
+            self._notify()
+
+    def _notify(self) -> None:
+        if self._load.requests >= self._awaited_requests:
             self._changed.notify()
 
     def check_room(self, caller: Caller, *, nbytes: int) -> None:
@@ -193,17 +216,36 @@ class Batcher(Generic[J, A]):
             self._busy_until_s = -math.inf
             while True:
                 self._drop_dead()
-                self._forget_idle(self._clock())
+                now = self._clock()
+                self._forget_idle(now)
                 if self._load.requests:
-                    return self._take(self._waiting())
-                # Nobody waits for anybody: who had more than others owes nothing.
-                self._virtual_s = max(
-                    [self._virtual_s, *(key.virtual_s for key in self._keys.values())]
-                )
-                left = until - self._clock()
-                if self._closed or left <= 0:
-                    return None
-                self._changed.wait(left)
+                    left_s = self._gathering_s(now)
+                    if left_s <= 0:
+                        batch = self._take(self._waiting())
+                        self._last_requests = self._last_requests[1], len(batch.tickets)
+                        return batch
+                    self._awaited_requests = min(self._last_requests)
+                else:
+                    self._settle_debts()
+                    left_s = until - now
+                    if self._closed or left_s <= 0:
+                        return None
+                    self._awaited_requests = 1
+                self._changed.wait(left_s)
+
+    def _gathering_s(self, now: float) -> float:
+        """How much longer what waits is to wait for company."""
+        if self._closed or self._load.requests >= min(self._last_requests):
+            return 0.0
+        if not self._busyness.is_high():
+            return 0.0
+        oldest_s = min(key.oldest_group()[1] for key in self._waiting())
+        is_late = oldest_s - self._ended_s > self._limits.gather_s
+        return 0.0 if is_late else oldest_s + self._limits.gather_s - now
+
+    def _settle_debts(self) -> None:
+        """Nobody waits for anybody: who had more than others owes nothing."""
+        self._virtual_s = max([self._virtual_s, *(key.virtual_s for key in self._keys.values())])
 
     def overtaking(self, tickets: Sequence[Ticket[J, A]], spent_s: float) -> Batch[J, A] | None:
         """A batch of a key that is behind those of which tickets have been computed for so long.
@@ -238,6 +280,7 @@ class Batcher(Generic[J, A]):
     def complete(self, tickets: Sequence[Ticket[J, A]], seconds: float) -> None:
         """Charges the keys of tickets that were computed, and learns from what it took."""
         with self._changed:
+            self._ended_s = self._clock()
             for name, part_s in self._charge(tickets, seconds).items():
                 own = sum(one.predicted_s for one in tickets if one.caller.name == name)
                 self._keys[name].learn(own, part_s)
@@ -508,8 +551,7 @@ class _Bounds:
         return "fair" if self.seconds + seconds > limit_s else None
 
 
-@dataclass(frozen=True)
-class _Room:
+class _Room(NamedTuple):
     """How much may wait, and how much does."""
 
     samples: float

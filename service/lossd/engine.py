@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import structlog
 import torch
@@ -63,8 +63,7 @@ _BATCHES = {reason: metrics.BATCHES.labels(reason) for reason in get_args(Reason
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Completed:
+class Completed(NamedTuple):
     """Outcome of a job and how it was computed; times on the clock of `time.monotonic`."""
 
     outcome: Outcome
@@ -137,6 +136,7 @@ class Engine:
                 queue_bytes=settings.max_queue_mib << 20,
                 max_delay_s=settings.max_delay_ms / 1e3,
                 fair_batch_s=settings.fair_batch_ms / 1e3,
+                gather_s=settings.gather_ms / 1e3,
                 newcomer_weight=0.0 if settings.keys_file is None else Allowance().weight,
             )
         )

@@ -24,6 +24,7 @@ class Handover:
         self._loop = ref(loop)  # which is forgotten when nobody else holds it
         self._calls: deque[Callable[[], None]] = deque()
         self._will_look = False
+        self._soon: set[Callable[[], None]] = set()
 
     def call(self, function: Callable[[], None]) -> None:
         """Has the loop call a function soon; from any thread.
@@ -43,6 +44,19 @@ class Handover:
                 self._will_look = False
                 self._calls.clear()
                 raise
+
+    def call_once(self, function: Callable[[], None]) -> None:
+        """Has the loop call a function soon, once however often it is asked for until then.
+
+        From the loop's own thread.
+        """
+        if function not in self._soon:
+            self._soon.add(function)
+            asyncio.get_running_loop().call_soon(self._call_once, function)
+
+    def _call_once(self, function: Callable[[], None]) -> None:
+        self._soon.discard(function)
+        function()
 
     def _look(self) -> None:
         # Before it looks: what comes while it does is seen now, or wakes the loop again.

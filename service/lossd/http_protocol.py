@@ -13,7 +13,7 @@ import contextlib
 import math
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -484,22 +484,39 @@ class HangUp:
         self._listeners: set[Callable[[], None]] = set()
         self._has_happened = False
 
-    @contextlib.contextmanager
-    def told_to(self, listener: Callable[[], None]) -> Iterator[None]:
+    def told_to(self, listener: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
         """Calls a function when it happens, or at once if it has, while the context is open."""
+        return _Listening(self, listener)
+
+    def add(self, listener: Callable[[], None]) -> None:
+        """The same, until it is discarded."""
         self._listeners.add(listener)
-        try:
-            if self._has_happened:
-                listener()
-            yield
-        finally:
-            self._listeners.discard(listener)
+        if self._has_happened:
+            listener()
+
+    def discard(self, listener: Callable[[], None]) -> None:
+        """Calls it no more."""
+        self._listeners.discard(listener)
 
     def tell(self) -> None:
         """It has happened."""
         self._has_happened = True
         for listener in tuple(self._listeners):
             listener()
+
+
+class _Listening(contextlib.AbstractContextManager[None]):
+    """While it is open a function is called on a hang-up."""
+
+    def __init__(self, hang_up: HangUp, listener: Callable[[], None]) -> None:
+        self._hang_up = hang_up
+        self._listener = listener
+
+    def __enter__(self) -> None:
+        self._hang_up.add(self._listener)
+
+    def __exit__(self, *_: object) -> None:
+        self._hang_up.discard(self._listener)
 
 
 class _Exchange:

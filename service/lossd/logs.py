@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -13,6 +15,8 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TextIO
+
+    from structlog.typing import EventDict
 
     from lossd.settings import Settings
 
@@ -25,7 +29,7 @@ def configure_logs(settings: Settings) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_timestamp,
         structlog.processors.format_exc_info,
     ]
     renderer: structlog.typing.Processor = (
@@ -65,6 +69,18 @@ def _json_line(event: Any, default: Callable[[Any], Any]) -> str:
     if line and line.isascii():
         return line.decode()
     return json.dumps(event, default=default, separators=(",", ":"))
+
+
+def _add_timestamp(_: object, __: str, event: EventDict) -> EventDict:
+    """When it happened, in UTC to the microsecond (ISO 8601)."""
+    seconds, ns = divmod(time.time_ns(), 1_000_000_000)
+    event["timestamp"] = f"{_to_the_second(seconds)}.{ns // 1000:06d}Z"
+    return event
+
+
+@functools.lru_cache(maxsize=2)
+def _to_the_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class _Journal:

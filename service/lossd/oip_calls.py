@@ -28,7 +28,7 @@ from lossd.protocols.oip_wire import (
     read_infer,
     write_infer,
 )
-from lossd.receiving import Arrivals, Body, received_body
+from lossd.receiving import Arrivals, Body, ReceivedBody
 from lossd.requests import Stages, compute, left_s
 from lossd.settings import Settings
 from lossd.shared_bodies import SharedMemoryAccess
@@ -99,7 +99,7 @@ class _Call:
         engine.check_room(caller, nbytes=request.state.work.announced_bytes)
         stages.begin("receive")
         arrivals: Arrivals = request.app.state.arrivals
-        async with received_body(request, settings) as body:
+        async with ReceivedBody(request, settings) as body:
             stages.begin("read")
             with arrivals.room(caller.name) as take:
                 regions = self._regions(take)

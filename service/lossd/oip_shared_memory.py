@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lossd.cuda_memory import HANDLE_BYTES, Device, find_device_object
 from lossd.protocols.admission import read_document
-from lossd.receiving import received_body
+from lossd.receiving import ReceivedBody
 from lossd.settings import Settings
 from lossd.shared_bodies import SharedMemoryAccess
 from lossd.shared_memory import Kind, Region, RegionTable, find_object
@@ -166,7 +166,7 @@ async def _read(request: Request, settings: Settings, model: type[_Asked]) -> _A
         MalformedBodyError: it is not JSON, or too long.
         InvalidInputError: a field is missing or out of range.
     """
-    async with received_body(request, settings) as body:
+    async with ReceivedBody(request, settings) as body:
         text = bytes(body[: _LONGEST_BYTES + 1])
     try:
         document = orjson.loads(text) if len(text) <= _LONGEST_BYTES else None

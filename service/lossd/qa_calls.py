@@ -33,7 +33,7 @@ from lossd.qa.judging import Document, Judge, Judgement
 from lossd.qa.observation import OBSERVED
 from lossd.qa.points import heat_levels
 from lossd.qa.suspicion import suspicions
-from lossd.receiving import Body, body_kind, received_body
+from lossd.receiving import Body, ReceivedBody, body_kind
 from lossd.requests import Stages, Written, answer_form, compute, left_s, read_body
 from lossd.settings import Settings
 from lossd.tensors import Finder, TensorStore
@@ -116,7 +116,7 @@ class _Scores:
         encoding = scores_encoding(request.headers.get("accept", ""), answer_form(request, kind)[0])
         self.engine.check_room(caller, nbytes=request.state.work.announced_bytes)
         stages.begin("receive")
-        async with received_body(request, self.settings) as body:
+        async with ReceivedBody(request, self.settings) as body:
             stages.begin("read")
 
             def read(budget: Budget) -> tuple[Scoring, Context | None]:
@@ -268,7 +268,7 @@ async def keep_context(
         raise InvalidInputError(msg, errors=[FieldError(("path", "name"), msg)])
     kind, content_type = body_kind(request)
     caller = request.state.caller
-    async with received_body(request, settings) as body:
+    async with ReceivedBody(request, settings) as body:
 
         def keep(budget: Budget) -> tuple[Context, bool]:
             find = Finder(kept, caller)
@@ -344,7 +344,7 @@ async def answer_suspicions(
     """
     kind, content_type = body_kind(request)
     caller = request.state.caller
-    async with received_body(request, settings) as body:
+    async with ReceivedBody(request, settings) as body:
 
         def rank(budget: Budget) -> SuspicionAnswer:
             document, inputs = read_body(

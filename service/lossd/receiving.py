@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import anyio.to_thread
@@ -99,11 +97,23 @@ class _Room:
         self.taken_bytes = 0
         self.started_s = time.monotonic()
 
+    def take(self, nbytes: int) -> None:
+        """Reserves so many more bytes.
+
+        Raises:
+            QueueFullError: there is no room.
+        """
+        self._arrivals.take(self, nbytes)
+
+    def give_back(self) -> None:
+        """Frees what was reserved."""
+        self._arrivals.give_back(self)
+
     def __enter__(self) -> Callable[[int], None]:
-        return partial(self._arrivals.take, self)
+        return self.take
 
     def __exit__(self, *_: object) -> None:
-        self._arrivals.give_back(self)
+        self.give_back()
 
 
 def body_kind(request: Request) -> tuple[str, str]:
@@ -111,9 +121,7 @@ def body_kind(request: Request) -> tuple[str, str]:
 
     Raises:
         UnsupportedMediaTypeError: the service does not read such bodies.
-        UnsupportedCodingError: it is compressed in a way that the service does not read.
     """
-    _coding(request)
     header = request.headers.get("content-type", "")
     kind = header.partition(";")[0].strip().lower()
     if kind in (SAFETENSORS, OCTET_STREAM):
@@ -124,11 +132,14 @@ def body_kind(request: Request) -> tuple[str, str]:
     raise UnsupportedMediaTypeError(msg)
 
 
-@contextlib.asynccontextmanager
-async def received_body(request: Request, settings: Settings) -> AsyncIterator[Body]:
+class ReceivedBody:
     """The whole body, unfolded if it came compressed; refused as soon as it is too much.
 
     Its room is held while the context is open, which is to be until it is decoded.
+
+    Args:
+        request: whose body it is.
+        settings: how long it may be, and take.
 
     Raises:
         TooLargeError: it is longer than `max_body_mib`, or unfolds to more.
@@ -139,16 +150,33 @@ async def received_body(request: Request, settings: Settings) -> AsyncIterator[B
         NotSupportedError: it is in shared memory, which is not allowed.
         ClientDisconnect: the client went away before its end.
     """
-    arrivals: Arrivals = request.app.state.arrivals
+
+    def __init__(self, request: Request, settings: Settings) -> None:
+        arrivals: Arrivals = request.app.state.arrivals
+        self._room = arrivals.room(request.state.caller.name)
+        self._request = request
+        self._settings = settings
+
+    async def __aenter__(self) -> Body:
+        try:
+            return await _whole(self._request, self._settings, self._room.take)
+        except BaseException:
+            self._room.give_back()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._room.give_back()
+
+
+async def _whole(request: Request, settings: Settings, take: Callable[[int], None]) -> Body:
     limit_bytes = settings.max_body_mib << 20
-    with arrivals.room(request.state.caller.name) as take:
-        coding = _coding(request)
-        body: Body | None = await shared_body(request, limit_bytes, take)
-        if body is None:
-            body = await _receive(request, settings, limit_bytes, take)
-        if coding is not None:
-            body = await anyio.to_thread.run_sync(_unfold, body, coding, limit_bytes, take)
-        yield body
+    coding = _coding(request)
+    body: Body | None = await shared_body(request, limit_bytes, take)
+    if body is None:
+        body = await _receive(request, settings, limit_bytes, take)
+    if coding is None:
+        return body
+    return await anyio.to_thread.run_sync(_unfold, body, coding, limit_bytes, take)
 
 
 async def _receive(

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -17,7 +17,7 @@ from lossd import metrics
 from lossd.core.job import AnyJob, Job, RowJob
 from lossd.device_tensors import DeviceTensors
 from lossd.engine import Completed, Engine
-from lossd.handover import handover_to
+from lossd.handover import Handover, handover_to
 from lossd.http_protocol import HANG_UP, HangUp
 from lossd.offload import decode, offload
 from lossd.protocols.admission import RequestLimits, build_job, read_request
@@ -33,7 +33,7 @@ from lossd.protocols.files import Budget
 from lossd.protocols.json_body import Inputs, Sources, read_json
 from lossd.protocols.multipart_body import read_multipart
 from lossd.protocols.safetensors_body import read_safetensors_body
-from lossd.receiving import Body, body_kind, received_body
+from lossd.receiving import Body, ReceivedBody, body_kind
 from lossd.settings import Settings
 from lossd.tensors import Finder, TensorStore
 from lossd.tracing import Origin, RequestTrace
@@ -55,6 +55,8 @@ class Stages:
     """When the parts of a request began and ended, on the clock of `time.monotonic`, in order."""
 
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    total: float = 0.0
+    """Seconds of all stages."""
     _running: tuple[str, float] | None = None
 
     def begin(self, name: str) -> None:
@@ -65,19 +67,17 @@ class Stages:
     def end(self) -> None:
         """Ends the stage that runs, if there is one."""
         if self._running is not None:
-            name, start_s = self._running
-            self.spans[name] = start_s, time.monotonic()
+            self._add(*self._running, time.monotonic())
             self._running = None
 
     def add_engine(self, completed: Completed) -> None:
         """The two stages that the engine measured."""
-        self.spans["queue"] = completed.accepted_s, completed.started_s
-        self.spans["compute"] = completed.started_s, completed.ended_s
+        self._add("queue", completed.accepted_s, completed.started_s)
+        self._add("compute", completed.started_s, completed.ended_s)
 
-    @property
-    def total(self) -> float:
-        """Seconds of all stages."""
-        return sum(end - start for start, end in self.spans.values())
+    def _add(self, name: str, start_s: float, end_s: float) -> None:
+        self.spans[name] = start_s, end_s
+        self.total += end_s - start_s
 
     def seconds(self, name: str) -> float:
         """Seconds of one stage; 0 if there was none."""
@@ -98,8 +98,7 @@ class Stages:
             trace.add_stage(name, start_s, end_s)
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """An answer ready to send."""
 
     parts: list[bytes | memoryview]
@@ -135,12 +134,13 @@ async def answer_evaluation(
 async def _answer(
     request: Request, engine: Engine, settings: Settings, kept: KeptTensors, stages: Stages
 ) -> Written:
-    caller, work = request.state.caller, request.state.work
+    state = request.state
+    caller, work = state.caller, state.work
     kind, content_type = body_kind(request)
     encoding, arrays = answer_form(request, kind)
     engine.check_room(caller, nbytes=work.announced_bytes)
     stages.begin("receive")
-    async with received_body(request, settings) as body:
+    async with ReceivedBody(request, settings) as body:
         stages.begin("read")
         find = Finder(kept.store, caller)
 
@@ -154,7 +154,7 @@ async def _answer(
     work.charge_samples(job.samples)
     completed = await compute(request, engine, job, left_s(evaluation.timeout_ms, settings, stages))
     stages.add_engine(completed)
-    document = _document(job, completed, stages, engine, request.state.request_id)
+    document = _document(job, completed, stages, engine, state.request_id)
     tensors = completed.outcome.tensors
 
     def write() -> list[bytes | memoryview]:
@@ -218,42 +218,59 @@ async def compute(request: Request, engine: Engine, job: AnyJob, left_s: float) 
         LossdError: what the engine says.
         ClientDisconnect: the client went away.
     """
-    origin = Origin(request.state.request_id, request.state.trace)
-    ticket = engine.submit(
-        job, timeout_s=left_s, origin=origin, caller=request.state.caller, wake="later"
-    )
+    state = request.state
+    origin = Origin(state.request_id, state.trace)
+    ticket = engine.submit(job, timeout_s=left_s, origin=origin, caller=state.caller, wake="later")
     loop = asyncio.get_running_loop()
     handover = handover_to(loop)
     # Behind the requests that came in the same moment: they will share a batch.
-    loop.call_soon(engine.wake)
-    answer: asyncio.Future[Completed] = loop.create_future()
-
-    def fail(error: Exception) -> None:
-        if not answer.done():
-            answer.set_exception(error)
-
-    def settle(done: Future[Completed]) -> None:
-        if answer.done() or done.cancelled():
-            return
-        error = done.exception()
-        if error is None:
-            answer.set_result(done.result())
-        else:
-            answer.set_exception(error)
-
-    def hand_over(done: Future[Completed]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            handover.call(partial(settle, done))
-
-    msg = f"no answer in the {left_s * 1e3:.0f} ms that were left"
-    timer = loop.call_later(left_s, fail, DeadlineExceededError(msg))
-    ticket.answer.add_done_callback(hand_over)
+    handover.call_once(engine.wake)
+    waiting = _Waiting(loop, handover, left_s)
+    timer = loop.call_later(left_s, waiting.expire)
+    ticket.answer.add_done_callback(waiting.hand_over)
     try:
-        with _hang_up_told(request, lambda: fail(ClientDisconnect())):
-            return await answer
+        with _hang_up_told(request, waiting.end):
+            return await waiting.answer
     finally:
         timer.cancel()
         ticket.abandon()  # a job nobody waits for leaves the queue, or is computed no further
+
+
+class _Waiting:
+    """What an event loop knows of an answer that the engine owes it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, handover: Handover, left_s: float) -> None:
+        self.answer: asyncio.Future[Completed] = loop.create_future()
+        self._handover = handover
+        self._left_s = left_s
+
+    def expire(self) -> None:
+        """The time is up."""
+        left_ms = self._left_s * 1e3
+        self._fail(DeadlineExceededError(f"no answer in the {left_ms:.0f} ms that were left"))
+
+    def end(self) -> None:
+        """The client is gone."""
+        self._fail(ClientDisconnect())
+
+    def hand_over(self, done: Future[Completed]) -> None:
+        """The engine has answered, in its own thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            self._handover.call(partial(self._settle, done))
+
+    def _settle(self, done: Future[Completed]) -> None:
+        if self.answer.done():
+            return
+        try:
+            self.answer.set_result(done.result())
+        except CancelledError:
+            return
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            self.answer.set_exception(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 def _hang_up_told(

@@ -127,7 +127,10 @@ class Settings(BaseSettings):
     context_ttl_s: float = Field(default=86_400.0, gt=0)
     """How long such a context is kept after it was last used, in seconds."""
     max_delay_ms: float = Field(default=20.0, ge=0)
-    """Longest that a request may be overtaken by larger groups; an idle engine never waits."""
+    """Longest that a request may be overtaken by larger groups."""
+    gather_ms: float = Field(default=5.0, ge=0, le=1000)
+    """On a busy machine, longest that a request which comes so soon after a batch waits for as many
+    as the last batches had, in milliseconds; 0 lets a free engine begin with what there is."""
     fair_batch_ms: float = Field(default=8.0, gt=0)
     """Longest batch, by prediction, while several keys are active, in milliseconds: what a request
     of one key may have to wait for those of another."""

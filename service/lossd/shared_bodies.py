@@ -118,8 +118,8 @@ async def parts_response(
     request: Request, parts: Sequence[bytes | memoryview], media_type: str, headers: dict[str, str]
 ) -> Response:
     """An answer of several buffers, written to where the request's body was if it fits there."""
-    shared: SharedObject | None = getattr(request.state, "shared_answer", None)
-    nbytes = sum(memoryview(part).nbytes for part in parts)
+    shared: SharedObject | None = request.scope["state"].get("shared_answer")
+    nbytes = 0 if shared is None else sum(memoryview(part).nbytes for part in parts)
     if shared is None or nbytes > shared.nbytes:
         return PartsResponse(parts, media_type, headers)
     caller = request.state.caller

@@ -13,7 +13,7 @@ from lossd.protocols.answers import encoding_asked
 from lossd.protocols.files import Budget
 from lossd.protocols.json_body import unknown_ref
 from lossd.protocols.kept import read_tensors
-from lossd.receiving import body_kind, received_body
+from lossd.receiving import ReceivedBody, body_kind
 from lossd.settings import Settings
 from lossd.tensors import Finder, Kept, TensorStore
 from lossd_client.wire import JSON, SAFETENSORS, encode_safetensors, encode_tensor
@@ -30,7 +30,7 @@ async def keep_tensors(
     kind, content_type = body_kind(request)
     caller = request.state.caller
     find = Finder(store, caller)
-    async with received_body(request, settings) as body:
+    async with ReceivedBody(request, settings) as body:
 
         def keep(budget: Budget) -> Mapping[str, Kept]:
             return store.put(caller, read_tensors(body, kind, content_type, budget, find))

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class RequestTrace(Protocol):
@@ -89,8 +88,7 @@ class NotTraced:
 NOT_TRACED = NotTraced()
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """The request that a job came from: what the log lines and traces of its batch refer to."""
 
     request_id: str

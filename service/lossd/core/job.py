@@ -96,7 +96,7 @@ class Part:
     def nbytes(self) -> int:
         """Bytes of the part's tensors."""
         tensors = (self.logits, self.target, self.weight_map, self.whole_target)
-        return sum(one.numel() * one.element_size() for one in tensors if one is not None)
+        return sum([one.nbytes for one in tensors if one is not None])
 
 
 @dataclass(frozen=True)
@@ -248,8 +248,7 @@ class RowJob:
     @cached_property
     def nbytes(self) -> int:
         """Bytes the job holds while it waits."""
-        tensors = (tensor for part in self.parts for tensor in part.values())
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.nbytes for part in self.parts for tensor in part.values())
 
     @cached_property
     def group(self) -> tuple[Any, ...]:
@@ -299,8 +298,7 @@ class ObservationJob:
     @cached_property
     def nbytes(self) -> int:
         """Bytes the job holds while it waits."""
-        tensors = (tensor for part in self.parts for tensor in (part.prediction, part.target))
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(part.prediction.nbytes + part.target.nbytes for part in self.parts)
 
     @cached_property
     def group(self) -> tuple[Any, ...]:

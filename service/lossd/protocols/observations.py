@@ -28,8 +28,10 @@ def logits_that_look_like_probabilities(
         task: of the request.
     """
     flat = logits.reshape(*logits.shape[:2], -1)
-    if (valid is None or bool(valid[0, 0])) and bool((flat[0, :, 0] < 0).any()):
-        return  # nearly always so
+    if valid is None or bool(valid[0, 0]):
+        first = flat[0, :, 0].tolist()
+        if min(first) < 0 or max(first) > 1:
+            return  # nearly always so
     valid = np.ones((len(flat), flat.shape[2]), np.bool_) if valid is None else valid
     peek = slice(0, _PEEK_PIXELS)
     if not _like_probabilities(flat[:, :, peek], valid[:, peek], task):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,8 +53,7 @@ _PROBABILITY_SLACK = 1e-3
 """How far outside [0, 1] a probability may lie by rounding."""
 
 
-@dataclass(frozen=True)
-class _Object:
+class _Object(NamedTuple):
     """One input object, shapes checked; `loc` is where it stands in the request."""
 
     loc: Loc

@@ -5,8 +5,7 @@ In the core's form a target says itself which pixels count: -1 removes one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from lossd_client.wire import Array
 _REMOVED, _WRONG = -1, -2
 _SUM_TOLERANCE = 1e-3
 _SHOWN = 5
+_LARGEST_INT8, _LARGEST_INT16 = np.iinfo(np.int8).max, np.iinfo(np.int16).max
 
 _HINTS = {
     (255, False): "255 usually marks void pixels: say ignore_index 255",
@@ -26,8 +26,7 @@ _HINTS = {
 """What a wrong label usually means, by label and whether the task is binary."""
 
 
-@dataclass(frozen=True)
-class Labels:
+class Labels(NamedTuple):
     """What the labels of a target may be."""
 
     classes: int
@@ -35,8 +34,7 @@ class Labels:
     task: str
 
 
-@dataclass(frozen=True)
-class Channels:
+class Channels(NamedTuple):
     """What the channels of a target may be."""
 
     must_sum_to_one: bool
@@ -91,7 +89,7 @@ def plain_labels(target: Array, kind: Labels) -> Array | None:
 
     Every pixel of it counts.
     """
-    if target.dtype.itemsize > 1 or kind.classes > np.iinfo(np.int8).max or not target.size:
+    if target.dtype.itemsize > 1 or kind.classes > _LARGEST_INT8 or not target.size:
         return None
     if kind.ignore_index is not None and 0 <= kind.ignore_index < kind.classes:
         return None
@@ -106,8 +104,8 @@ def marked_labels(target: Array, kind: Labels, mask: Array | None, loc: Loc) -> 
     Raises:
         LabelOutOfRangeError: as there.
     """
-    small = np.dtype(np.int8 if kind.classes <= np.iinfo(np.int8).max else np.int16)
-    if kind.classes > np.iinfo(np.int16).max:
+    small = np.dtype(np.int8 if kind.classes <= _LARGEST_INT8 else np.int16)
+    if kind.classes > _LARGEST_INT16:
         small = np.dtype(np.int32)
     if target.dtype.itemsize == 1:
         labels = _translated(target, _table(target.dtype, kind, small))
