@@ -21,7 +21,7 @@ from benchmarks.report import Report, Row, Section, Target, environment
 from benchmarks.timing import in_turns
 from lossd.callers import ANONYMOUS
 from lossd.http_protocol import http_config
-from lossd.receiving import Arrivals, received_body
+from lossd.receiving import Arrivals, ReceivedBody
 from lossd.sending import PartsResponse
 from lossd.settings import Settings
 from lossd_client.wire import Array
@@ -182,7 +182,7 @@ def serve_own(listener: socket.socket) -> None:
 
     async def echo(request: Request) -> Response:
         request.state.caller = ANONYMOUS
-        async with received_body(request, _SETTINGS) as body:
+        async with ReceivedBody(request, _SETTINGS) as body:
             return PartsResponse([memoryview(body)], "application/octet-stream", {})
 
     app = Starlette(routes=[Route("/", echo, methods=["POST"])])

@@ -29,6 +29,7 @@ LAYERS = [
         "batching",
         "tensors",
         "waiting",
+        "busyness",
         "prediction",
         "torch_state",
         "repeated",

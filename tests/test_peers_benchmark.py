@@ -33,7 +33,7 @@ from benchmarks.peers.frame import (
 from benchmarks.peers.measurements import Measurement, Steady, measured, steady
 from benchmarks.peers.processes import Turn, family
 from benchmarks.peers.reference import WrongAnswerError, check, reference
-from benchmarks.peers.servers.job import with_torch
+from benchmarks.peers.servers.job import SEPARATE, SHARED, Plain, with_torch
 from benchmarks.peers.systems import LOSSD, PEERS, System
 from benchmarks.peers.tables import best_peer, report
 from benchmarks.report import Report
@@ -83,9 +83,10 @@ def test_the_reference_is_differentiated_rightly() -> None:
     np.testing.assert_allclose(got.gradient, gradient, atol=1e-15)
 
 
-def test_the_peers_torch_answers_a_mixed_batch_in_order() -> None:
+@pytest.mark.parametrize("plain", [SEPARATE, SHARED], ids=["separate", "shared"])
+def test_the_peers_torch_answers_a_mixed_batch_in_order(plain: Plain) -> None:
     samples = [sample(size=size) for size in ((4, 5), (6, 3), (4, 5), (2, 2))]
-    for answer, one in zip(with_torch(samples), samples, strict=True):
+    for answer, one in zip(with_torch(plain, samples), samples, strict=True):
         assert answer.gradient.dtype == np.float16
         check(answer, reference(one))
 
@@ -195,9 +196,9 @@ def measurement(rate: float, latency_ms: float) -> Measurement:
 def made_report(own: Measurement) -> Report:
     by_system = {"lossd": own, "mosec": measurement(10.0, 90.0), "ray": measurement(5.0, 80.0)}
     seen = Comparison(CASES, versions={"mosec": "1"})
-    seen.measurements["torch"] = {case.name: by_system for case in CASES}
-    seen.refusals.append(Refusal("bentoml", "torch", "not today"))
-    options = Options(Path(), PEERS, ("torch",), threads=2, rounds=1, kernels="auto", quick=False)
+    seen.measurements["shared"] = {case.name: by_system for case in CASES}
+    seen.refusals.append(Refusal("bentoml", "shared", "not today"))
+    options = Options(Path(), PEERS, ("shared",), threads=2, rounds=1, kernels="auto", quick=False)
     return report(seen, options)
 
 
@@ -211,7 +212,7 @@ def test_targets_are_judged_against_the_best_peer() -> None:
 def test_the_report_names_what_was_left_out_and_the_versions() -> None:
     found = made_report(measurement(51.0, 79.0))
     assert found.sections[-1].rows == [
-        {"system": "bentoml", "core": "torch", "reason": "not today"}
+        {"system": "bentoml", "core": "shared", "reason": "not today"}
     ]
     assert found.environment["mosec"] == "1"
     assert {row["lossd_ratio"] for row in found.sections[0].rows} == {1.0, 5.1, 10.2}
@@ -264,7 +265,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         type(self).asked += 1
         refused = self.path == "/refusing" and type(self).asked % 3 == 0
-        answer = b"busy" if refused else encode_answer(with_torch([decode_request(body)])[0])
+        answer = (
+            b"busy" if refused else encode_answer(with_torch(SHARED, [decode_request(body)])[0])
+        )
         self.send_response(503 if refused else 200)
         if self.path == "/endless":
             self.send_header("Connection", "close")

@@ -13,6 +13,7 @@ from rich.console import Console
 from benchmarks import report as reports
 from benchmarks.peers.comparison import Options, compare
 from benchmarks.peers.environments import DEFAULT_FOLDER
+from benchmarks.peers.servers import settings
 from benchmarks.peers.systems import NAMES, PEERS
 from benchmarks.peers.tables import report
 from lossd.settings import processors
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = Options(
         environments=given.environments.resolve(),
         peers=[peer for peer in PEERS if not given.only or peer.name in given.only],
-        cores=("torch", "lossd") if given.core == "both" else (given.core,),
+        cores=settings.CORES if given.core == "all" else (given.core,),
         threads=given.threads,
         rounds=1 if given.quick else given.rounds,
         kernels=given.kernels,
@@ -56,9 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the peers' virtual environments, NAME/bin/python; what is missing is installed",
     )
     add("--only", action="append", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
-    add(
-        "--core", choices=("torch", "lossd", "both"), default="both", help="what peers compute with"
-    )
+    add("--core", choices=(*settings.CORES, "all"), default="all", help="what peers compute with")
     add("--threads", type=int, default=processors(), help="of torch, in every system")
     add("--rounds", type=int, default=_ROUNDS)
     add("--quick", action="store_true", help="one short round, writes nothing")

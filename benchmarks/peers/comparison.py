@@ -66,7 +66,7 @@ class Comparison:
 
 
 def compare(options: Options, say: Callable[[str], None]) -> Comparison:
-    """All systems with all cases: once with torch behind the peers, once with lossd's core.
+    """All systems with all cases: with each core behind the peers.
 
     Args:
         options: what to compare.

@@ -27,7 +27,8 @@ CONNECTIONS = 8
 
 _LOAD = Path(__file__).with_name("load.py")
 _READY_WITHIN_S: Mapping[settings.Core, float] = {
-    "torch": 120.0,
+    "separate": 120.0,
+    "shared": 120.0,
     "lossd": 900.0,  # its kernels, should nobody have compiled them yet
 }
 _POLL_S = 0.3

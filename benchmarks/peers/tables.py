@@ -17,7 +17,8 @@ from benchmarks.peers.systems import LOSSD, PEERS
 from benchmarks.report import Report, Row, Section, Target
 
 _TITLES: dict[settings.Core, str] = {
-    "torch": "each peer with the job in plain torch",
+    "separate": "each peer with the job in plain torch, each loss by itself",
+    "shared": "each peer with the job in plain torch, softmax shared",
     "lossd": "each peer with lossd's core in its process: serving against serving",
 }
 
@@ -33,11 +34,15 @@ def report(seen: Comparison, options: Options) -> Report:
             {"system": one.system, "core": one.core, "reason": one.reason} for one in seen.refusals
         ]
         sections.append(Section("left out", rows))
-    ordinary = seen.measurements.get("torch")
     return Report(
         name="peers",
         sections=sections,
-        targets=[] if ordinary is None else _targets(seen.cases, ordinary),
+        targets=[
+            target
+            for core, measurements in seen.measurements.items()
+            if core != "lossd"
+            for target in _targets(seen.cases, core, measurements)
+        ],
         notes=_notes(seen, options),
         environment={
             **reports.environment(torch.device("cpu"), options.kernels),
@@ -76,7 +81,9 @@ def _row(case: str, system: str, one: Measurement, own: Measurement) -> Row:
     }
 
 
-def _targets(cases: Sequence[Case], measurements: Measurements) -> list[Target]:
+def _targets(
+    cases: Sequence[Case], core: settings.Core, measurements: Measurements
+) -> list[Target]:
     targets = []
     for case in cases:
         by_system = dict(measurements[case.name])
@@ -84,28 +91,28 @@ def _targets(cases: Sequence[Case], measurements: Measurements) -> list[Target]:
         if best is not None:
             name, peer = best
             targets += [
-                _throughput(case, by_system[LOSSD.name], name, peer),
-                _tail(case, by_system),
+                _throughput(f"{core}, {case.name}", case, by_system[LOSSD.name], name, peer),
+                _tail(f"{core}, {case.name}", by_system),
             ]
     return targets
 
 
-def _throughput(case: Case, own: Measurement, name: str, peer: Measurement) -> Target:
+def _throughput(what: str, case: Case, own: Measurement, name: str, peer: Measurement) -> Target:
     ratio = own.ratio_to(peer) or 0.0
     return Target(
-        f"{case.name}: requests per second, of the best peer's ({name})",
+        f"{what}: requests per second, of the best peer's ({name})",
         f">= {case.least_ratio:g}",
         f"{ratio:.2f}",
         ratio >= case.least_ratio,
     )
 
 
-def _tail(case: Case, by_system: dict[str, Measurement]) -> Target:
+def _tail(what: str, by_system: dict[str, Measurement]) -> Target:
     tails_ms = {name: one.percentile_ms(99) or math.inf for name, one in by_system.items()}
     own_ms = tails_ms.pop(LOSSD.name)
     name = min(tails_ms, key=lambda peer: tails_ms[peer])
     return Target(
-        f"{case.name}: p99, below every peer's (lowest: {name})",
+        f"{what}: p99, below every peer's (lowest: {name})",
         f"< {tails_ms[name]:.1f} ms",
         f"{own_ms:.1f} ms",
         own_ms < tails_ms[name],

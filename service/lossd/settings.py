@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     """How long such a context is kept after it was last used, in seconds."""
     max_delay_ms: float = Field(default=20.0, ge=0)
     """Longest that a request may be overtaken by larger groups."""
-    gather_ms: float = Field(default=5.0, ge=0, le=1000)
+    gather_ms: float = Field(default=5.0, ge=0)
     """On a busy machine, longest that a request which comes so soon after a batch waits for as many
     as the last batches had, in milliseconds; 0 lets a free engine begin with what there is."""
     fair_batch_ms: float = Field(default=8.0, gt=0)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Literal, cast, get_args
 
-Core = Literal["torch", "lossd"]
+Core = Literal["separate", "shared", "lossd"]
+"""What computes behind a server: plain torch, each loss by itself as libraries have them and numpy
+rounding the gradient; plain torch, softmax and one-hot target made once and torch rounding; lossd.
+"""
+
+CORES: tuple[Core, ...] = get_args(Core)
 
 PORT_VARIABLE = "PEERS_PORT"
 CORE_VARIABLE = "PEERS_CORE"
@@ -29,5 +34,5 @@ def threads() -> int:
 
 
 def core() -> Core:
-    """What computes: plain torch, or lossd in this process."""
-    return "lossd" if os.environ[CORE_VARIABLE] == "lossd" else "torch"
+    """What computes in this process."""
+    return cast("Core", os.environ[CORE_VARIABLE])
