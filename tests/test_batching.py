@@ -300,7 +300,7 @@ class Gathering:
 
     def put(self, jobs: str) -> None:
         for job in jobs:
-            self.batcher.submit(job, group="a", samples=1, nbytes=1, timeout_s=60)
+            self.batcher.submit(job, group="a", samples=1, nbytes=1, timeout_s=3600)
 
     def _take(self) -> None:
         batch = self.batcher.next_batch(wait_s=60)
@@ -350,17 +350,18 @@ class Idle(Busyness):
 
 
 @pytest.mark.parametrize(
-    ("before", "later_s", "busyness"),
+    ("before", "later_s", "timeout_s", "busyness"),
     [
-        (("abc", "a"), 0.5, Busy()),
-        (("a", "abc"), 0.5, Busy()),
-        (("abc", "abc"), 1.5, Busy()),
-        (("abc", "abc"), 0.5, Idle()),
+        (("abc", "a"), 0.5, 60, Busy()),
+        (("a", "abc"), 0.5, 60, Busy()),
+        (("abc", "abc"), 1.5, 60, Busy()),
+        (("abc", "abc"), 0.5, 3, Busy()),
+        (("abc", "abc"), 0.5, 60, Idle()),
     ],
-    ids=["was alone", "had company once", "comes late", "is on an idle machine"],
+    ids=["was alone", "had company once", "comes late", "has no time", "is on an idle machine"],
 )
 def test_nobody_is_waited_for_by_who(
-    queue: Queue, before: Sequence[str], later_s: float, busyness: Busyness
+    queue: Queue, before: Sequence[str], later_s: float, timeout_s: float, busyness: Busyness
 ) -> None:
     limits = replace(LIMITS, gather_s=1.0)
     queue.batcher = Batcher(limits, clock=lambda: queue.now, busyness=busyness)
@@ -371,7 +372,7 @@ def test_nobody_is_waited_for_by_who(
         assert batch is not None
         queue.batcher.complete(batch.tickets, 0.001)
     queue.now = later_s
-    queue.put("next")
+    queue.put("next", timeout_s=timeout_s)
     assert queue.take() == (["next"], "idle")
 
 

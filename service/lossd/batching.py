@@ -4,9 +4,9 @@ Jobs of equal group can be computed together, whatever their image sizes. The en
 batch whenever it is free and gets one at once if anything waits: a delay would only add to the
 latency of an idle machine, and under load company gathers by itself while the engine is busy.
 A busy machine is the exception: those whose answers left together are likely to ask again
-together, and a batch of small jobs costs more than any of them. So while the process keeps a
+together, and a batch of small jobs costs more than any of them. So while the process keeps half a
 processor busy, what comes within `gather_s` of the end of a batch waits so long at most for as many
-to be there as the last two batches had.
+to be there as each of the last two batches had, unless the deadline of one of them is near.
 Of several groups the one with the most waiting samples goes first, unless the oldest job of all
 has waited longer than `max_delay_s`: then its group goes. Within a group jobs leave in the order
 they came.
@@ -45,6 +45,8 @@ _DRAINING_RETRY_AFTER_S = 1.0
 # How many times longer than the jobs of its first key a batch may take: the others share its cost,
 # the first one has to wait for them.
 _COMPANY = 1.5
+# A deadline is near if it is so many times as far as company is waited for.
+_HURRY = 4.0
 
 Reason = Literal["idle", "full", "delay", "largest", "fair", "drain"]
 """Why a batch left: nothing else waited, a limit was reached, its oldest job had waited long
@@ -239,9 +241,12 @@ class Batcher(Generic[J, A]):
             return 0.0
         if not self._busyness.is_high():
             return 0.0
-        oldest_s = min(key.oldest_group()[1] for key in self._waiting())
-        is_late = oldest_s - self._ended_s > self._limits.gather_s
-        return 0.0 if is_late else oldest_s + self._limits.gather_s - now
+        gather_s, waiting = self._limits.gather_s, self._waiting()
+        oldest_s = min(key.oldest_group()[1] for key in waiting)
+        deadline_s = min(ticket.deadline_s for key in waiting for ticket in key.tickets())
+        if oldest_s - self._ended_s > gather_s or deadline_s - now < _HURRY * gather_s:
+            return 0.0
+        return oldest_s + gather_s - now
 
     def _settle_debts(self) -> None:
         """Nobody waits for anybody: who had more than others owes nothing."""

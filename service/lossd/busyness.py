@@ -41,7 +41,7 @@ class Busyness:
         self._is_high = False
 
     def is_high(self) -> bool:
-        """What the last full period says."""
+        """What the last full period says, or the longer time since this was asked before."""
         now_s = self._clock()
         seconds = now_s - self._looked_s
         if seconds >= PERIOD_S:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -259,13 +259,12 @@ class _Waiting:
             self._handover.call(partial(self._settle, done))
 
     def _settle(self, done: Future[Completed]) -> None:
-        if self.answer.done():
+        if self.answer.done() or done.cancelled():
             return
-        try:
+        error = done.exception()  # raising it would add to a traceback that others share
+        if error is None:
             self.answer.set_result(done.result())
-        except CancelledError:
-            return
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+        else:
             self.answer.set_exception(error)
 
     def _fail(self, error: Exception) -> None:
