@@ -342,6 +342,27 @@ def test_a_queue_that_closes_waits_for_no_company() -> None:
     assert gathering.taken == ["d"]
 
 
+def test_nobody_waits_for_the_company_of_another_key() -> None:
+    shared = Shared(replace(FAIR, gather_s=1.0))
+    shared.batcher = Batcher(shared.limits, clock=lambda: shared.now, busyness=Busy())
+
+    def put(name: str) -> None:
+        shared.batcher.submit(
+            0.001, group="a", samples=1, nbytes=1, timeout_s=60, caller=caller(name)
+        )
+
+    for _ in range(2):
+        for _ in range(3):
+            put("one")
+        batch = shared.batcher.next_batch(wait_s=0)
+        assert batch is not None
+        shared.batcher.complete(batch.tickets, 0.001)
+    put("other")
+    batch = shared.batcher.next_batch(wait_s=0)
+    assert batch is not None
+    assert [ticket.caller.name for ticket in batch.tickets] == ["other"]
+
+
 class Idle(Busyness):
     """A process that never works."""
 

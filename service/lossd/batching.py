@@ -6,7 +6,8 @@ latency of an idle machine, and under load company gathers by itself while the e
 A busy machine is the exception: those whose answers left together are likely to ask again
 together, and a batch of small jobs costs more than any of them. So while the process keeps half a
 processor busy, what comes within `gather_s` of the end of a batch waits so long at most for as many
-to be there as each of the last two batches had, unless the deadline of one of them is near.
+to be there as each of the last two batches had, unless the deadline of one of them is near or
+several keys are active: nobody has to wait for another's company.
 Of several groups the one with the most waiting samples goes first, unless the oldest job of all
 has waited longer than `max_delay_s`: then its group goes. Within a group jobs leave in the order
 they came.
@@ -239,8 +240,8 @@ class Batcher(Generic[J, A]):
         """How much longer what waits is to wait for company."""
         if self._closed or self._load.requests >= min(self._last_requests):
             return 0.0
-        if not self._busyness.is_high():
-            return 0.0
+        if len(self._keys) > 1 or not self._busyness.is_high():
+            return 0.0  # nobody waits for the company of others
         gather_s, waiting = self._limits.gather_s, self._waiting()
         oldest_s = min(key.oldest_group()[1] for key in waiting)
         deadline_s = min(ticket.deadline_s for key in waiting for ticket in key.tickets())
