@@ -130,7 +130,8 @@ class Settings(BaseSettings):
     """Longest that a request may be overtaken by larger groups."""
     gather_ms: float = Field(default=5.0, ge=0)
     """On a busy machine, longest that a request which comes so soon after a batch waits for as many
-    as the last batches had, in milliseconds; 0 lets a free engine begin with what there is."""
+    as the last two had, while one key is active, in milliseconds; 0 lets a free engine begin at
+    once."""
     fair_batch_ms: float = Field(default=8.0, gt=0)
     """Longest batch, by prediction, while several keys are active, in milliseconds: what a request
     of one key may have to wait for those of another."""
