@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from lossd.core.in_place import build
 from lossd.qa import outlines as straight
@@ -84,6 +85,18 @@ def test_both_see_the_same_outlines(compiled: CompiledFind, side: int, dtype: ty
         seen += len(found)
     assert seen > 100 or side == 3
     assert compiled.lines(np.full((9, 9), -1, np.int8)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lines_that_join_and_part_are_followed_alike(compiled: CompiledFind, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    smooth = gaussian_filter(rng.normal(size=(3, 120, 140)), (0, 3, 2 + seed % 4))
+    labels = smooth.argmax(0).astype(np.int8) - (seed % 2)
+    ragged = rng.random(labels.shape) < 0.01 * (seed % 3)  # spurs, and gaps of a pixel
+    labels[ragged] = rng.integers(-1, 3, int(ragged.sum()))
+    found = compiled.lines(labels)
+    np.testing.assert_array_equal(found, straight.lines(labels))
+    assert len(found) > 3
 
 
 @pytest.mark.parametrize(
