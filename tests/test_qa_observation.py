@@ -9,13 +9,12 @@ import torch
 from scipy import ndimage
 
 from lossd.core.evaluation import evaluate
-from lossd.core.in_place import InPlace, build
+from lossd.core.in_place import InPlace, Picture, Seen, build
 from lossd.core.job import ObservationJob, ObservationPart, Outcome
 from lossd.core.passes import Workspace
 from lossd.qa import observation
 from lossd.qa.observation import (
     OBSERVED,
-    Observation,
     boundary,
     evaluate_observation,
     histogram,
@@ -30,9 +29,11 @@ from qa_images import cross_entropy, picture, softmax
 
 def look(
     prediction: Array, labels: Array, kind: PredictionKind = "logits", classes: int = 4
-) -> Observation:
-    flat = prediction.reshape(-1, labels.size)
-    return observe(torch.from_numpy(flat), torch.from_numpy(labels.reshape(-1)), kind, classes)
+) -> Seen:
+    flat = torch.from_numpy(prediction.reshape(-1, labels.size))
+    rows = labels.reshape(-1, labels.shape[-1])
+    given = torch.from_numpy(rows.reshape(-1))
+    return observe(flat, given, (rows.shape[0], rows.shape[1]), kind, classes)
 
 
 def outcome(*parts: ObservationPart, kind: PredictionKind = "logits", classes: int = 4) -> Outcome:
@@ -151,7 +152,7 @@ def test_scores_are_the_means_that_their_names_say(seed: int) -> None:
     labels = target.astype(np.int8)
     labels[:4, :9] = -1
     seen = look(logits, labels)
-    found = scores(seen, labels, histogram(labels.reshape(-1), seen.levels, 4))
+    found = scores(seen)
     valid = labels >= 0
     loss = seen.loss.reshape(labels.shape).astype(np.float64)
     wanted = math.ceil(np.count_nonzero(valid) * 0.003)
@@ -168,12 +169,12 @@ def test_a_mask_of_one_class_has_no_boundary_and_an_ignored_one_no_score() -> No
     logits, target = picture(0)
     labels = np.zeros_like(target).astype(np.int8)
     seen = look(logits, labels)
-    found = scores(seen, labels, histogram(labels.reshape(-1), seen.levels, 4))
+    found = scores(seen)
     assert math.isnan(found[1])
     assert found[0] > 0
     nothing = np.full_like(labels, -1)
     seen = look(np.full_like(logits, np.nan), nothing)
-    found = scores(seen, nothing, histogram(nothing.reshape(-1), seen.levels, 4))
+    found = scores(seen)
     np.testing.assert_array_equal(found, [0, np.nan, 0, 0])
 
 
@@ -237,14 +238,15 @@ def in_place(tmp_path_factory: pytest.TempPathFactory) -> InPlace:
 def test_the_pass_in_place_sees_what_torch_sees(
     in_place: InPlace, dtype: type, classes: int
 ) -> None:
-    rng = np.random.default_rng(classes)
-    logits = torch.from_numpy((rng.normal(size=(classes, 5003)) * 5).astype(dtype))
-    labels = torch.from_numpy(rng.integers(-1, classes, 5003).astype(np.int16))
+    rng, size = np.random.default_rng(classes), (71, 70)
+    logits = torch.from_numpy((rng.normal(size=(classes, 4970)) * 5).astype(dtype))
+    labels = torch.from_numpy(rng.integers(-1, classes, 4970).astype(np.int16))
     logits[:, labels < 0] = torch.nan
-    found = in_place.observe(logits, labels)
+    (found,) = in_place.observe([Picture(logits, labels, size)])
     assert found is not None
-    loss, levels, predicted, margin, counts = found
-    expected = observe(logits, labels, "logits", classes)
+    loss, levels, predicted, margin, counts, sums = found
+    expected = observe(logits, labels, size, "logits", classes)
+    np.testing.assert_allclose(sums, expected.sums, rtol=1e-5)
     np.testing.assert_allclose(loss, expected.loss, rtol=1e-5, atol=1e-5)
     assert np.abs(levels.astype(int) - expected.levels).max() <= 1
     assert np.count_nonzero(levels != expected.levels) <= 3
@@ -261,9 +263,26 @@ def test_the_pass_in_place_finds_what_is_no_number(in_place: InPlace, value: flo
     logits = torch.zeros(3, 5000)
     logits[1, 4711] = value
     labels = torch.zeros(5000, dtype=torch.int8)
-    assert in_place.observe(logits, labels) is None
+    good = Picture(torch.zeros(3, 6), torch.zeros(6, dtype=torch.int8), (2, 3))
+    bad = Picture(logits, labels, (50, 100))
+    assert in_place.observe([bad]) == [None]
+    assert [seen is None for seen in in_place.observe([good, bad, good])] == [False, True, False]
     labels[4711] = -1
-    assert in_place.observe(logits, labels) is not None
+    assert in_place.observe([bad]) != [None]
+
+
+def test_the_pass_in_place_sees_alike_in_any_company(in_place: InPlace) -> None:
+    pictures = []
+    for seed, size in enumerate([(30, 41), (7, 7), (64, 200), (130, 90)]):
+        logits, target = picture(seed, size=size)
+        flat = torch.from_numpy(logits.reshape(4, -1))
+        pictures.append(Picture(flat, torch.from_numpy(target.reshape(-1).astype(np.int16)), size))
+    for number, together in enumerate(in_place.observe(pictures)):
+        (alone,) = in_place.observe([pictures[number]])
+        assert together is not None
+        assert alone is not None
+        for name, array in together._asdict().items():
+            np.testing.assert_array_equal(array, getattr(alone, name), err_msg=name, strict=True)
 
 
 def test_a_job_takes_the_pass_in_place_where_there_is_one(in_place: InPlace) -> None:

@@ -110,7 +110,9 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
         assert np.array_equal(found.counts[name], table)
     kept = state.evidence(KEY)
     assert kept is not None
-    assert np.array_equal(kept["margin"], evidence["margin"])
+    assert list(kept.tensors) == ["margin"]
+    assert np.array_equal(kept.tensors["margin"], evidence["margin"])
+    assert kept.scores == SCORES
     state.drop_evidence()
     assert state.evidence(KEY) is None
     state.keep_only([], [])

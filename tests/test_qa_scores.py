@@ -17,7 +17,7 @@ from scipy import ndimage
 from lossd.qa.findings import Evidence
 from lossd.qa.judging import Backdrop, Document, Judge
 from lossd.qa.levels import class_tails, level_losses, worst_count, worst_mean
-from lossd.qa.observation import histogram, observe, scores
+from lossd.qa.observation import observe, scores
 from lossd.qa.outlines import line_sums, lines
 from lossd.qa.points import heat_levels, heat_table, peaks
 from lossd.qa.runs import components
@@ -38,15 +38,14 @@ def evidence(logits: Array, target: Array, ignored: int | None = None) -> Eviden
         labels[target == ignored] = -1
     classes = len(logits)
     flat = torch.from_numpy(logits.reshape(classes, -1)), torch.from_numpy(labels.reshape(-1))
-    seen = observe(*flat, "logits", classes)
-    counts = histogram(labels.reshape(-1), seen.levels, classes)
-    worst, beside, mean, fourth = scores(seen, labels, counts).tolist()
+    seen = observe(*flat, labels.shape, "logits", classes)
+    worst, beside, mean, fourth = scores(seen).tolist()
     return Evidence(
         labels,
         seen.levels.reshape(labels.shape),
         seen.predicted.reshape(labels.shape),
         seen.margin.reshape(labels.shape),
-        counts,
+        seen.counts,
         ObservedScores(
             worst_loss=worst,
             boundary_loss=None if math.isnan(beside) else beside,

@@ -7,8 +7,10 @@ there, or cannot be read, is listed and left out.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +29,14 @@ from lossd_client.qa.predictions import (
     read_predictions,
 )
 from lossd_client.qa.problems import DataError, Problem, ProblemKind
-from lossd_client.qa.workers import in_order
+from lossd_client.qa.workers import groups_of, in_order
 
 _REFUSED: frozenset[ProblemKind] = frozenset({"size", "classes", "labels"})
 _MIN_CLASSES = 2
 _KEPT_TARGET_BYTES = 32 << 20
 """Of labels that were read to be checked and need not be read again to be sent."""
+_CHECKED_PIXELS, _CHECKED_TOGETHER = 1 << 19, 16
+"""What a thread reads before it says what it found."""
 _LABELS_KEY_LENGTH = 12
 """Characters; two states of one mask have to differ in them, not any two masks."""
 
@@ -154,8 +158,7 @@ class Item:
     @property
     def pixels(self) -> int:
         """Pixels of the image, ignored ones included."""
-        height, width = self.pair.photo.size
-        return height * width
+        return _pixels(self.pair)
 
 
 def open_data_set(
@@ -226,7 +229,13 @@ def check_data_set(data: DataSet, workers: int) -> tuple[tuple[Item, ...], tuple
     items: list[Item] = []
     problems: list[Problem] = []
     room_bytes = _KEPT_TARGET_BYTES
-    for found in in_order(data.pairs, lambda pair: _checked(data, pair), workers):
+    groups = groups_of(
+        data.pairs, _pixels, most_weight=_CHECKED_PIXELS, most_items=_CHECKED_TOGETHER
+    )
+    # More threads than processors wait for Python's lock, which every small file is read under.
+    workers = min(workers, os.cpu_count() or 1)
+    checked = in_order(groups, lambda group: [_checked(data, pair) for pair in group], workers)
+    for found in chain.from_iterable(checked):
         if isinstance(found, Item):
             size_bytes = 0 if found.target is None else found.target.nbytes
             items.append(found if size_bytes <= room_bytes else replace(found, target=None))
@@ -235,6 +244,11 @@ def check_data_set(data: DataSet, workers: int) -> tuple[tuple[Item, ...], tuple
             problems.append(found)
     _refuse(problems)
     return tuple(items), tuple(problems)
+
+
+def _pixels(pair: Pair) -> int:
+    height, width = pair.photo.size
+    return height * width
 
 
 def _checked(data: DataSet, pair: Pair) -> Item | Problem:

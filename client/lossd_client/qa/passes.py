@@ -27,7 +27,7 @@ from lossd_client.qa.problems import DataError, Problem
 from lossd_client.qa.progress import Progress, stage
 from lossd_client.qa.service import Answered, JudgedText, Parts, QaService
 from lossd_client.qa.state import Judged, JudgedRegions, Observed, State
-from lossd_client.qa.workers import in_order
+from lossd_client.qa.workers import groups_of, in_order
 from lossd_client.qa_wire import (
     COUNTS,
     EVIDENCE,
@@ -352,7 +352,7 @@ class Passes:
         evidence = self._state.evidence(self.observed_key(item))
         if evidence is None:
             return self._first(item)
-        return _Loaded(item, evidence, ImageNote(scores=self.observed(item).scores))
+        return _Loaded(item, evidence.tensors, ImageNote(scores=evidence.scores))
 
     def _keep_observed(self, item: Item, loaded: _Loaded, answered: Answered) -> None:
         evidence: dict[str, Array] = {}
@@ -388,16 +388,7 @@ def _groups(
     """
     share_bytes = sum(map(bytes_of, items)) // shares
     most_bytes = min(max(share_bytes, _LEAST_GROUP_BYTES), _GROUP_BYTES)
-    group: list[Item] = []
-    size_bytes = 0
-    for item in items:
-        if group and (size_bytes + bytes_of(item) > most_bytes or len(group) == _GROUP_IMAGES):
-            yield group
-            group, size_bytes = [], 0
-        group.append(item)
-        size_bytes += bytes_of(item)
-    if group:
-        yield group
+    return groups_of(items, bytes_of, most_weight=most_bytes, most_items=_GROUP_IMAGES)
 
 
 def _prediction_bytes(item: Item) -> int:

@@ -125,10 +125,11 @@ def read_index_mask(path: Path) -> Mask:
     Raises:
         DataError: no such picture, or one with colours, for which a `labelmap.txt` is needed.
     """
-    with _opened(path, _MASK_FORMATS, _in_memory(path)) as picture:
+    content = _in_memory(path)
+    with _opened(path, _MASK_FORMATS, content) as picture:
         if picture.mode in _INDEX_MODES:
             values = np.asarray(picture)
-            stretch = _stretch_of(path) if picture.mode == "L" else 1
+            stretch = _stretch_of(content) if picture.mode == "L" else 1
             if values.dtype == np.bool_:
                 return values.astype(np.uint8)
             return values if stretch == 1 else values // stretch
@@ -224,9 +225,8 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def _stretch_of(path: Path) -> int:
-    with path.open("rb") as file:
-        head = file.read(_PNG_BIT_DEPTH_AT + 1)
+def _stretch_of(content: BytesIO) -> int:
+    head = bytes(content.getbuffer()[: _PNG_BIT_DEPTH_AT + 1])
     return _STRETCH.get(head[_PNG_BIT_DEPTH_AT], 1) if head.startswith(_PNG_START) else 1
 
 

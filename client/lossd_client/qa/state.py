@@ -5,17 +5,20 @@ all: a process that is killed leaves whole records, and inputs that change chang
 that cannot be read, as a machine that lost its power may leave it, is none.
 
     observed    scores and counts of an image, deflated
-    evidence    what the second pass needs in place of the prediction; gone when the run is over
+    evidence    what the second pass needs in place of the prediction, the scores too; gone when the
+                run is over
     judged      what the service says of an image in its context: a line of JSON, and one of its
                 regions, which are the most of it and read by themselves
 """
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
@@ -34,6 +37,8 @@ from lossd_client.wire import Array, decode_safetensors, encode_safetensors
 _Shelf = Literal["observed", "evidence", "judged"]
 _SHELVES: tuple[_Shelf, ...] = ("observed", "evidence", "judged")
 _FAST = 1
+_SCORES = "scores"
+_SCORE_NAMES = tuple(ObservedScores.model_fields)
 _NEXT = b"\n"
 """Between two lines of JSON, in which no such byte stands."""
 
@@ -51,6 +56,19 @@ class Observed:
 
     scores: ObservedScores
     counts: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the second pass sends of an image in place of its prediction.
+
+    Attributes:
+        tensors: by their names on the wire.
+        scores: what the first pass says.
+    """
+
+    tensors: Mapping[str, Array]
+    scores: ObservedScores
 
 
 class Judged(BaseModel):
@@ -126,20 +144,23 @@ class State:
             evidence: tensors for the second pass; none where the prediction is sent again.
         """
         if evidence:
-            self._shelves["evidence"].add(key, encode_safetensors(evidence, {}))
+            # The tensor keeps all headers alike, which are read once.
+            kept = {**evidence, _SCORES: _row(observed.scores)}
+            self._shelves["evidence"].add(key, encode_safetensors(kept, {}))
         scores = {"scores": observed.scores.model_dump_json()}
         body = b"".join(encode_safetensors(observed.counts, scores))
         # Last, because it says that the evidence is there. Most levels have no pixel.
         self._shelves["observed"].add(key, [zlib.compress(body, _FAST)])
 
-    def evidence(self, key: str) -> dict[str, Array] | None:
-        """Tensors for the second pass, which lie in a file; None where there are none."""
+    def evidence(self, key: str) -> Evidence | None:
+        """What the second pass sends, tensors that lie in a file; None where there is nothing."""
         content = self._shelves["evidence"].mapped(key)
         if content is None:
             return None
         try:
-            return decode_safetensors(content)[0]
-        except MalformedBodyError:
+            tensors = decode_safetensors(content)[0]
+            return Evidence(tensors, _scores(tensors.pop(_SCORES)))
+        except (MalformedBodyError, ValueError, TypeError, KeyError):
             return None  # as for observed: the prediction is sent again
 
     def judged(self, key: str) -> Judged | None:
@@ -177,3 +198,14 @@ class State:
         """Removes records of images that are no longer part of the data set."""
         self._shelves["observed"].keep_only(observed)
         self._shelves["judged"].keep_only(judged)
+
+
+def _row(scores: ObservedScores) -> Array:
+    """`[4]` float64 in the order of the fields; what an image does not have is NaN."""
+    values = (getattr(scores, name) for name in _SCORE_NAMES)
+    return np.array([math.nan if value is None else value for value in values])
+
+
+def _scores(row: Array) -> ObservedScores:
+    values = (None if math.isnan(value) else value for value in row.tolist())
+    return ObservedScores.model_validate(dict(zip(_SCORE_NAMES, values, strict=True)))

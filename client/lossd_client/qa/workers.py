@@ -1,4 +1,7 @@
-"""Work on many items by several threads, with no more of them held than there are hands."""
+"""Work on many items by several threads, with no more of them held than there are hands.
+
+What is small is handed over in groups: to a thread and back takes as long as a mask of 200 x 200.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +14,37 @@ _AHEAD_FACTOR = 2
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
+
+
+def groups_of(
+    items: Iterable[_Item], weight_of: Callable[[_Item], int], *, most_weight: int, most_items: int
+) -> Iterator[list[_Item]]:
+    """Neighbours that are worked on together.
+
+    Args:
+        items: in the order of the groups.
+        weight_of: how much an item is, in any unit.
+        most_weight: of a group; an item that is more is a group by itself.
+        most_items: of a group, at least 1.
+
+    Yields:
+        Groups of at least one item.
+
+    Example:
+        >>> list(groups_of([5, 3, 9, 1, 1, 1], lambda item: item, most_weight=8, most_items=2))
+        [[5, 3], [9], [1, 1], [1]]
+    """
+    group: list[_Item] = []
+    weight = 0
+    for item in items:
+        more = weight_of(item)
+        if group and (weight + more > most_weight or len(group) == most_items):
+            yield group
+            group, weight = [], 0
+        group.append(item)
+        weight += more
+    if group:
+        yield group
 
 
 def in_order(

@@ -206,7 +206,6 @@ void gradients(Sample* samples, int64_t count, int depth, const float* region, c
 
 extern "C" {
 
-int64_t lossd_block_pixels() { return BLOCK; }
 int64_t lossd_tile_blocks() { return TILE_BLOCKS; }
 int64_t lossd_sample_bytes() { return sizeof(Sample); }
 // Of `memory` below, for each thread.

@@ -17,8 +17,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -63,6 +64,8 @@ _TARGETS: Final[dict[Family, tuple[torch.dtype, ...]]] = {
 }
 Array = np.ndarray[Any, Any]
 
+_OBSERVED_SUMS = 4
+
 SAMPLE: Final = np.dtype(
     [
         ("logits", np.uint64),
@@ -79,6 +82,15 @@ SAMPLE: Final = np.dtype(
         ("gamma", np.float32),
         ("scale", np.float32),
         ("reserved", np.int32),
+    ]
+)
+
+
+SEEN: Final = np.dtype(
+    [
+        *((name, np.uint64) for name in ("loss", "levels", "predicted", "margin")),
+        *((name, np.uint64) for name in ("counts", "sums")),
+        *((name, np.int64) for name in ("height", "width", "is_finite")),
     ]
 )
 
@@ -100,6 +112,46 @@ class Lot:
     """The memory that the table points to."""
 
 
+class Picture(NamedTuple):
+    """An image to be looked at for annotation QA, P pixels in reading order."""
+
+    logits: Tensor
+    """`[C, P]` of a dtype of `SCORES`."""
+    labels: Tensor
+    """`[P]` int8, int16 or int32, -1 where a pixel does not count."""
+    size: tuple[int, int]
+    """Height and width."""
+
+
+class Seen(NamedTuple):
+    """What `qa.observation` says of an image, in an order that threads do not change."""
+
+    loss: Array
+    """`[P]` float32 in nats, 0 where a pixel does not count."""
+    levels: Array
+    """`[P]` uint8."""
+    predicted: Array
+    """`[P]` uint8, int16 beyond 256 classes."""
+    margin: Array
+    """`[P]` uint8."""
+    counts: Array
+    """`[C, 256]` int32, pixels that count by given class and level."""
+    sums: Array
+    """`[4]` float64: of the losses, of their fourth powers, of the losses that lie at a boundary,
+    and how many pixels count there."""
+
+    def of(self, number: int, begin: int, end: int) -> Seen:
+        """That of one image, where this is memory of several."""
+        return Seen(
+            self.loss[begin:end],
+            self.levels[begin:end],
+            self.predicted[begin:end],
+            self.margin[begin:end],
+            self.counts[number],
+            self.sums[number],
+        )
+
+
 class InPlace:
     """The two passes of one family; used by one thread.
 
@@ -113,13 +165,11 @@ class InPlace:
         name = FAMILIES[family]
         self._sums: Callable[..., None] = getattr(loaded, f"lossd_{name}_sums")
         self._gradients: Callable[..., None] = getattr(loaded, f"lossd_{name}_gradients")
-        self._observe: Callable[..., int] = loaded.lossd_softmax_observe
-        self._observed_sums: Callable[..., None] = loaded.lossd_observed_sums
-        self._chunk_rows: int = loaded.lossd_chunk_rows()
-        if loaded.lossd_sample_bytes() != SAMPLE.itemsize:
+        self._observe: Callable[..., None] = loaded.lossd_softmax_observe
+        layout = loaded.lossd_sample_bytes(), loaded.lossd_seen_bytes()
+        if layout != (SAMPLE.itemsize, SEEN.itemsize):
             msg = f"{library} was made of another {SOURCE.name}"
             raise RuntimeError(msg)
-        self._block_pixels: int = loaded.lossd_block_pixels()
         self._tile_blocks: int = loaded.lossd_tile_blocks()
         self._thread_bytes: Callable[[int], int] = getattr(loaded, f"lossd_{name}_bytes")
         self._thread_bytes.restype = ctypes.c_int64
@@ -214,69 +264,51 @@ class InPlace:
         scales: list[float] = lot.table["scale"].tolist()
         return scales
 
-    def observe(
-        self, logits: Tensor, labels: Tensor
-    ) -> tuple[Array, Array, Array, Array, Array] | None:
-        """What annotation QA sees of an image; only the softmax has that.
+    def observe(self, pictures: Sequence[Picture]) -> list[Seen | None]:
+        """What annotation QA sees of images; only the softmax has that.
 
         Args:
-            logits: `[C, P]` of a dtype of `SCORES`, C at least 2.
-            labels: `[P]` int8, int16 or int32, -1 where a pixel does not count.
+            pictures: at least one, all of one number of classes, at least 2.
 
         Returns:
-            Loss `[P]` float32, level `[P]` uint8, predicted class `[P]` uint8 (int16 beyond 256
-            classes), margin `[P]` uint8, and histogram `[C, 256]` int32, as `qa.observation` says
-            them; None if a loss that counts is not finite.
+            Of each, in order; None if a loss that counts is not finite.
         """
-        classes, pixels = logits.shape
-        threads = torch.get_num_threads()
-        logits, labels = logits.contiguous(), labels.contiguous()
-        table = np.zeros(1, SAMPLE)
-        table["logits"], table["target"] = logits.data_ptr(), labels.data_ptr()
-        table["pixels"], table["groups"] = pixels, 1
-        table["logits_dtype"], table["target_dtype"] = DTYPES[logits.dtype], DTYPES[labels.dtype]
-        loss = np.empty(pixels, np.float32)
-        levels, margin = np.empty(pixels, np.uint8), np.empty(pixels, np.uint8)
-        predicted = np.empty(pixels, np.uint8 if classes <= BYTE_CLASSES else np.int16)
-        counts = np.zeros((2 * threads, classes + 1, LEVELS), np.int32)
-        outputs = (loss, levels, predicted, margin, counts)
-        seen = np.array([one.ctypes.data for one in outputs], np.uint64)
-        floats = np.empty((threads, classes, self._block_pixels), np.float32)
-        is_finite = self._observe(
+        classes = len(pictures[0].logits)
+        places = [0, *accumulate(picture.labels.numel() for picture in pictures)]
+        memory = Seen(
+            loss=np.empty(places[-1], np.float32),
+            levels=np.empty(places[-1], np.uint8),
+            predicted=np.empty(places[-1], np.uint8 if classes <= BYTE_CLASSES else np.int16),
+            margin=np.empty(places[-1], np.uint8),
+            counts=np.zeros((len(pictures), classes, LEVELS), np.int32),
+            sums=np.zeros((len(pictures), _OBSERVED_SUMS)),
+        )
+        table = np.zeros(len(pictures), SAMPLE)
+        seen = np.zeros(len(pictures), SEEN)
+        kept = [(one.logits.contiguous(), one.labels.contiguous()) for one in pictures]
+        table["logits"] = [logits.data_ptr() for logits, _ in kept]
+        table["target"] = [labels.data_ptr() for _, labels in kept]
+        table["pixels"] = np.diff(places)
+        table["logits_dtype"] = [DTYPES[logits.dtype] for logits, _ in kept]
+        table["target_dtype"] = [DTYPES[labels.dtype] for _, labels in kept]
+        for name, array in memory._asdict().items():
+            steps = places[:-1] if array.ndim == 1 else np.arange(len(pictures)) * array[0].size
+            seen[name] = array.ctypes.data + np.array(steps, np.uint64) * array.itemsize
+        seen["height"], seen["width"] = np.array([one.size for one in pictures]).T
+        self._observe(
             ctypes.c_void_p(table.ctypes.data),
+            ctypes.c_int64(len(pictures)),
             ctypes.c_int(classes),
             ctypes.c_void_p(seen.ctypes.data),
-            ctypes.c_void_p(floats.ctypes.data),
-            ctypes.c_int(threads),
-        )
-        return (loss, levels, predicted, margin, counts.sum(0)[1:]) if is_finite else None
-
-    def observed_sums(self, loss: Array, labels: Tensor, size: tuple[int, int]) -> Array:
-        """Sums over an image that its scores are made of, in an order that threads do not change.
-
-        Args:
-            loss: `[P]` float32, 0 where a pixel does not count.
-            labels: `[P]` int8, int16 or int32, -1 where a pixel does not count.
-            size: height and width.
-
-        Returns:
-            `[4]` float64: of the losses, of their fourth powers, of the losses that lie at a
-            boundary, as `qa.observation.boundary` says it, and how many pixels count there.
-        """
-        height, width = size
-        labels = labels.contiguous()
-        sums = np.zeros((-(-height // self._chunk_rows), 4))
-        self._observed_sums(
-            ctypes.c_void_p(loss.ctypes.data),
-            ctypes.c_void_p(labels.data_ptr()),
-            ctypes.c_int32(DTYPES[labels.dtype]),
-            ctypes.c_int64(height),
-            ctypes.c_int64(width),
-            ctypes.c_void_p(sums.ctypes.data),
             ctypes.c_int(torch.get_num_threads()),
         )
-        total: Array = sums.sum(0)
-        return total
+        bounds = pairwise(places)
+        return [
+            memory.of(number, *pixels) if is_finite else None
+            for number, (pixels, is_finite) in enumerate(
+                zip(bounds, seen["is_finite"].tolist(), strict=True)
+            )
+        ]
 
     def _call(self, function: Callable[..., None], lot: Lot, *tensors: Tensor) -> None:
         """Calls one of the passes; Python's lock is let go of meanwhile."""

@@ -15,15 +15,15 @@ company.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lossd.core.checkpoint import Checkpoint, go_on
-from lossd.core.in_place import SCORES, InPlace
+from lossd.core.in_place import SCORES, InPlace, Picture, Seen
 from lossd.core.job import ObservationJob, ObservationPart, Outcome
 from lossd.qa.levels import worst_count
 from lossd_client.errors import FieldError, InvalidInputError, LossdError, NonFiniteLogitsError
@@ -54,21 +54,9 @@ OBSERVED = "observed"
 `OBSERVED_SCORES`."""
 
 _BLOCK_PIXELS = 1 << 15
+_LOT_PIXELS = 1 << 17
+"""Of a lot, for each thread: about a millisecond of eleven classes."""
 _BOTH = 2  # classes of one channel
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What was seen in one image, P pixels in reading order."""
-
-    loss: Array
-    """`[P]` float32 in nats, in [0, 16]; 0 at pixels that do not count."""
-    levels: Array
-    """`[P]` uint8."""
-    predicted: Array
-    """`[P]` uint8, int16 beyond 256 classes."""
-    margin: Array
-    """`[P]` uint8; 0 at pixels that do not count."""
 
 
 class BadPixelError(Exception):
@@ -76,12 +64,15 @@ class BadPixelError(Exception):
 
 
 @torch.no_grad()
-def observe(prediction: Tensor, labels: Tensor, kind: PredictionKind, classes: int) -> Observation:
+def observe(
+    prediction: Tensor, labels: Tensor, size: tuple[int, int], kind: PredictionKind, classes: int
+) -> Seen:
     """Looks at the pixels of one image.
 
     Args:
         prediction: `[C, P]` floats, `[1, P]` for two classes; labels `[1, P]` of any integer dtype.
         labels: `[P]` integers on the same device, -1 where a pixel does not count.
+        size: height and width.
         kind: what `prediction` holds.
         classes: how many there are.
 
@@ -102,7 +93,12 @@ def observe(prediction: Tensor, labels: Tensor, kind: PredictionKind, classes: i
     loss, levels, predicted, margin = (
         torch.cat(tensors).cpu().numpy() for tensors in zip(*blocks, strict=True)
     )
-    return Observation(loss, levels, predicted, margin)
+    given = labels.cpu().numpy()
+    return Seen(
+        *(loss, levels, predicted, margin),
+        counts=histogram(given, levels, classes),
+        sums=_sums(loss, given.reshape(size)),
+    )
 
 
 def _observe_block(
@@ -239,33 +235,23 @@ def _widened(mask: Array, axis: int) -> Array:
     return wide
 
 
-def scores(
-    seen: Observation, labels: Array, counts: Array, in_place: InPlace | None = None
-) -> Array:
+def scores(seen: Seen) -> Array:
     """Scores of an image that need no other image.
 
     Args:
-        seen: its pixels.
-        labels: `[H, W]`, -1 where a pixel does not count.
-        counts: its histogram, `[C, 256]`.
-        in_place: what adds up on a processor, where there is such a thing.
+        seen: what is seen in it.
 
     Returns:
         `[4]` float64 in nats, in the order of `OBSERVED_SCORES`: 0 where no pixel counts, NaN for
         the loss at the boundary where there is none.
     """
-    pixels = int(counts.sum())
+    pixels = int(seen.counts.sum())
     if pixels == 0:
         return np.array([0.0, math.nan, 0.0, 0.0])
-    if in_place is None:
-        sums = _sums(seen.loss, labels)
-    else:
-        size = (labels.shape[0], labels.shape[1])
-        sums = in_place.observed_sums(seen.loss, torch.from_numpy(labels), size)
-    total, fourth, at_boundary, beside = sums.tolist()
+    total, fourth, at_boundary, beside = seen.sums.tolist()
     return np.array(
         [
-            _worst_loss(seen, counts, pixels),
+            _worst_loss(seen, pixels),
             at_boundary / beside if beside else math.nan,
             total / pixels,
             (fourth / pixels) ** 0.25,
@@ -280,10 +266,10 @@ def _sums(loss: Array, labels: Array) -> Array:
     return np.array([np.sum(term, dtype=np.float64) for term in terms])
 
 
-def _worst_loss(seen: Observation, counts: Array, pixels: int) -> float:
+def _worst_loss(seen: Seen, pixels: int) -> float:
     """Mean of the worst pixels' own losses; their levels only say which to look through."""
     wanted = worst_count(pixels)
-    at_least = np.cumsum(counts.sum(0)[::-1])[::-1]
+    at_least = np.cumsum(seen.counts.sum(0)[::-1])[::-1]
     level = int(np.flatnonzero(at_least >= wanted)[-1])
     # Pixels that do not count are at level 0, with a loss of 0.
     candidates = seen.loss if level == 0 else seen.loss[seen.levels >= level]
@@ -305,57 +291,90 @@ def evaluate_observation(
         job: validated but for the values of its predictions.
         device: where pixels are looked at.
         in_place: what looks at logits on a processor, where there is such a thing.
-        checkpoint: called before every image.
+        checkpoint: called before every lot of images.
     """
     tensors: dict[str, Array] = {}
+    look = _look_of(job, device, in_place)
     number = 0
-    for part in job.parts:
-        for index in range(part.images):
-            checkpoint()
-            try:
-                seen, counts = _looked_at(job, part, index, device, in_place)
-            except BadPixelError:
-                return bad_pixel_error(job, part, index)
-            for name, array in _written(seen, counts, part, index, in_place).items():
+    for lot in _lots(job):
+        checkpoint()
+        for image, seen in zip(lot, look(lot), strict=True):
+            if seen is None:
+                return bad_pixel_error(job, image.part, image.place)
+            for name, array in _written(seen, image.part.size).items():
                 tensors[numbered(number, name, job.samples)] = array
             number += 1
     return Outcome(tensors, {})
 
 
-def _looked_at(
-    job: ObservationJob,
-    part: ObservationPart,
-    index: int,
-    device: torch.device,
-    in_place: InPlace | None,
-) -> tuple[Observation, Array]:
-    """An image's pixels and its histogram."""
-    prediction, labels = part.prediction[index], part.target[index]
-    has_rows = job.kind == "logits" and len(prediction) > 1 and prediction.dtype in SCORES
-    if in_place is not None and has_rows:
-        found = in_place.observe(prediction, labels)
-        if found is None:
-            raise BadPixelError
-        return Observation(*found[:4]), found[4]
-    seen = observe(prediction.to(device), labels.to(device), job.kind, job.classes)
-    return seen, histogram(labels.numpy(), seen.levels, job.classes)
+class _Image(NamedTuple):
+    """One image of a part."""
+
+    part: ObservationPart
+    place: int
+
+    @property
+    def prediction(self) -> Tensor:
+        return self.part.prediction[self.place]
+
+    @property
+    def labels(self) -> Tensor:
+        return self.part.target[self.place]
 
 
-def _written(
-    seen: Observation,
-    counts: Array,
-    part: ObservationPart,
-    index: int,
-    in_place: InPlace | None,
-) -> dict[str, Array]:
-    size = part.size
-    labels = part.target[index].numpy().reshape(size)
+def _lots(job: ObservationJob) -> Iterator[list[_Image]]:
+    """Neighbours that are looked at in one call; more would only end later."""
+    most_pixels = _LOT_PIXELS * torch.get_num_threads()
+    lot: list[_Image] = []
+    pixels = 0
+    for part in job.parts:
+        for index in range(part.images):
+            more = math.prod(part.size)
+            if lot and pixels + more > most_pixels:
+                yield lot
+                lot, pixels = [], 0
+            lot.append(_Image(part, index))
+            pixels += more
+    if lot:
+        yield lot
+
+
+_Look = Callable[[Sequence[_Image]], Iterable[Seen | None]]
+
+
+def _look_of(job: ObservationJob, device: torch.device, in_place: InPlace | None) -> _Look:
+    """What looks at a job's images, and finds None where a pixel that counts is no number.
+
+    C++ where it takes them, else torch.
+    """
+    prediction = job.parts[0].prediction
+    has_rows = job.kind == "logits" and prediction.shape[1] > 1 and prediction.dtype in SCORES
+    if in_place is None or not has_rows:
+        return lambda lot: (_seen(image, job, device) for image in lot)
+
+    def look(lot: Sequence[_Image]) -> Iterable[Seen | None]:
+        return in_place.observe(
+            [Picture(image.prediction, image.labels, image.part.size) for image in lot]
+        )
+
+    return look
+
+
+def _seen(image: _Image, job: ObservationJob, device: torch.device) -> Seen | None:
+    prediction, labels = image.prediction.to(device), image.labels.to(device)
+    try:
+        return observe(prediction, labels, image.part.size, job.kind, job.classes)
+    except BadPixelError:
+        return None
+
+
+def _written(seen: Seen, size: tuple[int, int]) -> dict[str, Array]:
     return {
         LOSS_LEVELS: seen.levels.reshape(size),
         PREDICTED: seen.predicted.reshape(size),
         MARGIN: seen.margin.reshape(size),
-        HISTOGRAM: counts,
-        OBSERVED: scores(seen, labels, counts, in_place),
+        HISTOGRAM: seen.counts,
+        OBSERVED: scores(seen),
     }
 
 
