@@ -53,6 +53,27 @@ void given_objects(const Image& image, Components& objects, Runs& turned) {
   turned = columns.turned();
 }
 
+// Pixels by class and level. In two tables: neighbours mostly are of one level, and would wait for
+// each other.
+class Histogram {
+ public:
+  explicit Histogram(int32_t classes) : size_(classes * LEVELS), counts_(2 * size_) {}
+
+  void add(int32_t of, const uint8_t* level, int32_t count) {
+    int32_t *const even = counts_.data() + of * LEVELS, *const odd = even + size_;
+    for (int32_t n = 0; n + 1 < count; n += 2) even[level[n]]++, odd[level[n + 1]]++;
+    if (count & 1) even[level[count - 1]]++;
+  }
+
+  void write(int64_t* to) const {
+    for (int32_t n = 0; n < size_; n++) to[n] += counts_[n] + counts_[size_ + n];
+  }
+
+ private:
+  const int32_t size_;
+  std::vector<int32_t> counts_;
+};
+
 // One sweep: heat, runs of given objects and of disputed pixels, and `right` and `predicted` pixels
 // that count, by class.
 void sweep(const Question& q, const Image& image, uint16_t* heat, int64_t* right,
@@ -62,6 +83,7 @@ void sweep(const Question& q, const Image& image, uint16_t* heat, int64_t* right
   std::vector<int32_t> label(width + 1), other(width + 1), code(width + 1);
   std::vector<uint8_t> changes(width + 8);
   Columns columns(width);
+  Histogram counted(image.histogram ? classes : 0);
   for (int32_t y = 0; y < height; y++) {
     const int64_t at = (int64_t)y * width;
     widen(image.labels, image.label_bytes, true, at, width, label.data());
@@ -85,10 +107,7 @@ void sweep(const Question& q, const Image& image, uint16_t* heat, int64_t* right
       const int32_t mine = l[x];
       const uint16_t* const row = q.heat + (int64_t)(mine >= 0 ? mine : classes) * LEVELS;
       for (int32_t n = x; n < end; n++) heat[at + n] = row[level[n]];
-      if (image.histogram && mine >= 0) {
-        int64_t* const counts = image.histogram + (int64_t)mine * LEVELS;
-        for (int32_t n = x; n < end; n++) counts[level[n]]++;
-      }
+      if (image.histogram && mine >= 0) counted.add(mine, level + x, end - x);
       if (mine >= 0) {
         predicted[o[x]] += end - x;
         if (mine == o[x]) right[mine] += end - x;
@@ -108,6 +127,7 @@ void sweep(const Question& q, const Image& image, uint16_t* heat, int64_t* right
     found.disputed.end_row();
     columns.add_row(l);
   }
+  if (image.histogram) counted.write(image.histogram);
   found.objects.finish();
   found.disputed.finish();
   found.turned = columns.turned();
