@@ -69,16 +69,30 @@ def test_the_sender_of_a_dear_loss_pays_for_it(shared: Shared) -> None:
     assert shared.served_s["a"] == pytest.approx(1.5, abs=0.6)
 
 
-def test_a_batch_beside_other_keys_is_short(shared: Shared) -> None:
-    shared.train(0.005)
-    shared.put(A, times=100)
+def test_a_batch_beside_a_key_that_waits_for_little_is_shortest(shared: Shared) -> None:
+    shared.train(0.002)
+    shared.put(A, 0.002, times=100)
     assert len(shared.take()) == 100  # nobody else is there
-    shared.put(B)
+    shared.put(B, 0.002)
     assert len(shared.take()) == 1
-    shared.put(A, times=100)
+    shared.put(A, 0.002, times=100)
     batch = shared.batcher.next_batch(wait_s=0)
     assert batch is not None
-    assert (len(batch.tickets), batch.reason) == (3, "fair")  # 2 ms and 3 times 5 ms
+    # Half of 20 ms: 2 ms and 4 times 2 ms.
+    assert (len(batch.tickets), batch.reason) == (4, "fair")
+
+
+@pytest.mark.parametrize(("waiting", "longest"), [(3, 4), (7, 5), (100, 9)])
+def test_a_batch_is_as_long_as_what_waits_of_every_key(
+    shared: Shared, waiting: int, longest: int
+) -> None:
+    shared.train(0.0019)
+    shared.put(A, 0.0019, times=100)
+    shared.put(B, 0.0019, times=waiting, group="b")
+    batch = shared.batcher.next_batch(wait_s=0)
+    assert batch is not None
+    # 2 ms, and as many times 1.9 ms as fit into 10 ms, into what waits, or into 20 ms.
+    assert (len(batch.tickets), batch.reason) == (longest, "fair")
 
 
 def test_a_batch_is_long_again_when_the_others_have_gone(shared: Shared) -> None:

@@ -17,9 +17,10 @@ Goyal, Vin and Cheng 1996): every key has a virtual time, which its jobs advance
 took, divided by the key's weight, and the key that is furthest behind goes first. Who comes back
 from idling starts at the virtual time of those who are served, so that idling earns nothing and
 costs nothing. While several keys are active, a batch ends before it is predicted to take longer
-than `fair_batch_s`, jobs of other keys add at most half of what those of its first key take and
-are of the same workload, so that the time can be divided, and a key that is behind may overtake a
-batch that is being computed.
+than `fair_batch_s`, or half of that where one of them has little or nothing waiting: who asks one
+thing after the other waits for a batch again and again. Jobs of other keys add at most half of what
+those of its first key take and are of the same workload, so that the time can be divided, and a key
+that is behind may overtake a batch that is being computed.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ _DRAINING_RETRY_AFTER_S = 1.0
 # How many times longer than the jobs of its first key a batch may take: the others share its cost,
 # the first one has to wait for them.
 _COMPANY = 1.5
+# The part of the longest batch that one may take where an active key has nothing waiting.
+_SHORT = 0.5
 # A deadline is near if it is so many times as far as company is waited for.
 _HURRY = 4.0
 
@@ -68,7 +71,8 @@ class Limits:
     queue_bytes: int
     max_delay_s: float
     fair_batch_s: float
-    """Longest batch by prediction while several keys are active; a single job may take longer."""
+    """Longest batch by prediction while several keys are active, half of it where one of them has
+    little waiting; a single job may take longer."""
     gather_s: float
     """Longest that a job waits for as many as the last batches had, on a busy machine."""
     newcomer_weight: float
@@ -444,9 +448,7 @@ class Batcher(Generic[J, A]):
         self, group: Hashable, waiting: Sequence[KeyQueue[J, A]]
     ) -> tuple[list[Ticket[J, A]], Reason | None]:
         """Takes tickets of a group in fair order until one does not fit; why that one does not."""
-        bounds = _Bounds(
-            self._limits, self._limits.fair_batch_s if len(self._keys) > 1 else math.inf
-        )
+        bounds = _Bounds(self._limits, self._longest_s())
         tickets: list[Ticket[J, A]] = []
         end: Reason | None = None
         turns = [
@@ -476,6 +478,17 @@ class Batcher(Generic[J, A]):
                     heapq.heappush(turns, (virtual_s, number))
         self._busy_until_s = max(self._busy_until_s, self._clock()) + bounds.seconds
         return tickets, end
+
+    def _longest_s(self) -> float:
+        """Longest batch by prediction: as much as waits of every active key, within bounds.
+
+        Where all have much waiting, what a batch costs by itself counts for more than its end.
+        """
+        if len(self._keys) == 1:
+            return math.inf
+        most_s = self._limits.fair_batch_s
+        least_s = min(key.backlog_s for key in self._keys.values())
+        return min(max(least_s, _SHORT * most_s), most_s)
 
     def _predicted_s(self, tickets: Sequence[Ticket[J, A]]) -> float:
         """What tickets take as a batch."""
