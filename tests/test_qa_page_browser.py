@@ -558,6 +558,18 @@ def test_who_is_quicker_than_the_pictures_decides_what_is_about_to_be_there(
         assert [one.verdict if one else "" for one in made] == wanted
 
 
+def test_an_image_that_opens_is_not_said_to_have_no_regions(page: Page) -> None:
+    """The second has some and the third has none; told in the task that the key was pressed in."""
+    told = page.evaluate(
+        """() => ["n", "n"].map((key) => {
+          document.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+          const told = ["no-regions", "more-regions"].map((id) => document.getElementById(id));
+          return [told[0].hidden, told[1].textContent];
+        })"""
+    )
+    assert told == [[True, "9 smaller ones are not shown"], [False, ""]]
+
+
 def test_a_broken_part_of_the_report_is_told_and_holds_nothing_up(
     page: Page, invented: InventedPage, tmp_path: Path
 ) -> None:
@@ -565,6 +577,7 @@ def test_a_broken_part_of_the_report_is_told_and_holds_nothing_up(
     for key in "nnn":
         page.keyboard.press(key)
     expect(page.locator("#said")).to_contain_text("street-0003 cannot be shown")
+    expect(page.locator("#no-regions")).to_be_hidden()
     for key in "cnc":
         page.keyboard.press(key)
     saved(page, "#save", tmp_path / "decisions.json")

@@ -20,22 +20,23 @@ export class Panel {
     this.image = image;
     this.regions = regions;
     const { head } = this;
+    const listed = image.regions.length; // known before the regions are there
     byId("image-name").textContent = image.name;
     byId("image-told").textContent =
       `${grouped(image.rank)}. of the ranking, suspicion ${image.suspicion.toFixed(2)}, ` +
       `${grouped(image.disputed)} of ${grouped(image.pixels)} px disputed` +
       (image.annotator ? `, annotated by ${image.annotator}` : "") +
       (image.job_name ? `, job ${image.job_name}` : "");
-    byId("image-reason").textContent = image.regions.length ? "" : image.reason;
+    byId("image-reason").textContent = listed ? "" : image.reason;
     const overlay = byId("overlay");
     overlay.hidden = image.rank > head.overlays;
     overlay.href = `overlays/${image.name.split("/").map(encodeURIComponent).join("/")}.png`;
     byId("regions").replaceChildren(
       ...regions.map((region, place) => element("li", {}, this.entry(region, place))),
     );
-    const left = image.found - regions.length;
+    const left = image.found - listed;
     byId("more-regions").textContent = left > 0 ? `${grouped(left)} smaller ones are not shown` : "";
-    byId("no-regions").hidden = regions.length > 0;
+    byId("no-regions").hidden = listed > 0;
     this.showLegend(labels);
     this.mark();
   }
