@@ -223,15 +223,17 @@ def test_given_labels_have_the_colours_of_their_classes(page: Page) -> None:
 
 
 def test_one_picture_shows_one_layer_of_labels(page: Page) -> None:
+    figures = page.locator("#panels figure:visible")
+    caption = figures.locator("figcaption")
     page.keyboard.press("v")
-    assert page.locator("#panels figure:visible").count() == 1
-    assert page.inner_text("#panels figure:visible figcaption") == "photo and given"
+    expect(figures).to_have_count(1)
+    expect(caption).to_have_text("photo and given")
     page.keyboard.press("m")
-    expect(page.locator("#panels figure:visible figcaption")).to_have_text("photo and predicted")
+    expect(caption).to_have_text("photo and predicted")
     page.keyboard.press("m")
-    expect(page.locator("#panels figure:visible figcaption")).to_have_text("photo")
+    expect(caption).to_have_text("photo")
     page.click("#arrange")
-    assert page.locator("#panels figure:visible").count() == 4
+    expect(figures).to_have_count(4)
 
 
 def test_it_zooms_and_pans(page: Page) -> None:
