@@ -95,6 +95,16 @@ def test_a_batch_is_as_long_as_what_waits_of_every_key(
     assert (len(batch.tickets), batch.reason) == (longest, "fair")
 
 
+def test_who_asks_now_and_then_makes_no_batch_shorter(shared: Shared) -> None:
+    shared.train(0.0019)
+    shared.put(B, 0.0019)
+    shared.run()
+    shared.put(A, 0.0019, times=100)
+    assert len(shared.take()) == 4  # b may ask again at once
+    shared.now += 0.2
+    assert len(shared.take()) == 9
+
+
 def test_a_batch_is_long_again_when_the_others_have_gone(shared: Shared) -> None:
     shared.train(0.005)
     shared.put(B)

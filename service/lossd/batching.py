@@ -17,8 +17,8 @@ Goyal, Vin and Cheng 1996): every key has a virtual time, which its jobs advance
 took, divided by the key's weight, and the key that is furthest behind goes first. Who comes back
 from idling starts at the virtual time of those who are served, so that idling earns nothing and
 costs nothing. While several keys are active, a batch ends before it is predicted to take longer
-than `fair_batch_s`, or half of that where one of them has little or nothing waiting: who asks one
-thing after the other waits for a batch again and again. Jobs of other keys add at most half of what
+than `fair_batch_s`, or half of that beside a key that asks one thing after the other, which waits
+for a batch again and again. Jobs of other keys add at most half of what
 those of its first key take and are of the same workload, so that the time can be divided, and a key
 that is behind may overtake a batch that is being computed.
 """
@@ -47,8 +47,10 @@ _DRAINING_RETRY_AFTER_S = 1.0
 # How many times longer than the jobs of its first key a batch may take: the others share its cost,
 # the first one has to wait for them.
 _COMPANY = 1.5
-# The part of the longest batch that one may take where an active key has nothing waiting.
+# The part of the longest batch that one may take beside a key that asks one thing after the other,
+# and how soon such a key asks again.
 _SHORT = 0.5
+_SOON_S = 0.1
 # A deadline is near if it is so many times as far as company is waited for.
 _HURRY = 4.0
 
@@ -71,8 +73,8 @@ class Limits:
     queue_bytes: int
     max_delay_s: float
     fair_batch_s: float
-    """Longest batch by prediction while several keys are active, half of it where one of them has
-    little waiting; a single job may take longer."""
+    """Longest batch by prediction while several keys are active, half of it beside one that asks
+    one thing after the other; a single job may take longer."""
     gather_s: float
     """Longest that a job waits for as many as the last batches had, on a busy machine."""
     newcomer_weight: float
@@ -480,14 +482,16 @@ class Batcher(Generic[J, A]):
         return tickets, end
 
     def _longest_s(self) -> float:
-        """Longest batch by prediction: as much as waits of every active key, within bounds.
+        """Longest batch by prediction: as much as waits of every key that asks, within bounds.
 
-        Where all have much waiting, what a batch costs by itself counts for more than its end.
+        Where all have much waiting, what a batch costs by itself counts for more than its end. Who
+        asks now and then meets a long batch once, rather than having everybody compute short ones.
         """
         if len(self._keys) == 1:
             return math.inf
-        most_s = self._limits.fair_batch_s
-        least_s = min(key.backlog_s for key in self._keys.values())
+        most_s, soon_s = self._limits.fair_batch_s, self._clock() - _SOON_S
+        asking = (key for key in self._keys.values() if key.load.requests or key.seen_s > soon_s)
+        least_s = min(key.backlog_s for key in asking)
         return min(max(least_s, _SHORT * most_s), most_s)
 
     def _predicted_s(self, tickets: Sequence[Ticket[J, A]]) -> float:
