@@ -1,6 +1,7 @@
 """Predictions: where they are, what they are, and what is wrong with them."""
 
 import mmap
+import os
 import struct
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lossd_client.qa.arrays import ArrayFile
+from lossd_client.qa.arrays import ArrayFile, PlacedFile
 from lossd_client.qa.predictions import (
     Kind,
     PredictionSource,
@@ -32,7 +33,8 @@ SOFTMAX = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=0)
 def archive(path: Path, arrays: dict[str, Values]) -> None:
     with zipfile.ZipFile(path, "w") as file:
         for name, values in arrays.items():
-            with file.open(f"{name}.npy", "w") as member:
+            # With an extra field, as numpy writes members.
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, values)
 
 
@@ -52,6 +54,36 @@ def test_a_folder_and_an_archive_hold_the_same(tmp_path: Path) -> None:
         assert (entry.size, entry.class_count) == ((1, 2), 3)
         assert entry.read().dtype == np.float16
         assert (entry.read() == LOGITS).all()
+
+
+def test_threads_have_their_own_places_in_a_file(tmp_path: Path) -> None:
+    """What `zipfile` does in CPython 3.12 and 3.13: it seeks from where it read last."""
+    (tmp_path / "a").write_bytes(bytes(range(200)))
+    with (
+        PlacedFile(os.open(tmp_path / "a", os.O_RDONLY)) as file,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert (file.seek(10), file.read(2)) == (10, bytes([10, 11]))
+        assert pool.submit(file.tell).result() == 0
+        pool.submit(file.seek, 100).result()
+        assert pool.submit(file.read, 3).result() == bytes([100, 101, 102])
+        assert (file.seek(3, os.SEEK_CUR), file.read(1)) == (15, bytes([15]))
+        assert (file.seek(-1, os.SEEK_END), file.read()) == (199, bytes([199]))
+        assert file.read(1) == b""
+        with pytest.raises(ValueError, match="-1 lies before the start"):
+            file.seek(-1)
+
+
+def test_an_archive_is_read_by_threads(tmp_path: Path) -> None:
+    arrays: dict[str, Values] = {
+        f"n{number}": np.full((3, 64, 64), number, np.float32) for number in range(40)
+    }
+    archive(tmp_path / "all.npz", arrays)
+    source = read_predictions(tmp_path / "all.npz")
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            found = pool.map(lambda entry: float(entry.read().max()), source)
+            assert sorted(found) == list(range(40))
 
 
 def test_one_member_at_a_time_is_read(tmp_path: Path) -> None:
