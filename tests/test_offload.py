@@ -22,10 +22,12 @@ async def fill(caller: Caller, opened: threading.Event) -> "tuple[list[asyncio.T
         return opened.wait(10)
 
     tasks = [asyncio.ensure_future(offload.offload(caller, LARGE, work)) for _ in range(100)]
-    before = -1
-    while len(begun) != before:
-        before = len(begun)
-        await asyncio.sleep(0.1)
+    before = 0
+    async with asyncio.timeout(10):
+        # On a busy machine the first thread may take a while to begin.
+        while not begun or len(begun) != before:
+            before = len(begun)
+            await asyncio.sleep(0.1)
     return tasks, len(begun)
 
 
