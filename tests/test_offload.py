@@ -16,15 +16,16 @@ LARGE = 1 << 20
 async def fill(caller: Caller, opened: threading.Event) -> "tuple[list[asyncio.Task[bool]], int]":
     """Many pieces of work of a caller that all wait for something, and how many have begun."""
     begun: list[None] = []
+    full = threading.Event()
 
     def work() -> bool:
         begun.append(None)
-        return opened.wait(10)
+        if len(begun) == offload._THREADS_OF_A_CALLER:  # noqa: SLF001 - what is claimed
+            full.set()
+        return opened.wait(30)
 
     tasks = [asyncio.ensure_future(offload.offload(caller, LARGE, work)) for _ in range(100)]
-    async with asyncio.timeout(10):  # on a busy machine threads may take a while to begin
-        while len(begun) < offload._THREADS_OF_A_CALLER:  # noqa: SLF001 - what is claimed
-            await asyncio.sleep(0.01)
+    await asyncio.to_thread(full.wait, 10)
     await asyncio.sleep(0.2)  # whether more of them begin
     return tasks, len(begun)
 
