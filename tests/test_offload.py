@@ -20,7 +20,7 @@ async def fill(caller: Caller, opened: threading.Event) -> "tuple[list[asyncio.T
 
     def work() -> bool:
         begun.append(None)
-        if len(begun) == offload._THREADS_OF_A_CALLER:  # noqa: SLF001 - what is claimed
+        if len(begun) >= offload._THREADS_OF_A_CALLER:  # noqa: SLF001 - what is claimed
             full.set()
         return opened.wait(30)
 

@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lossd_client.qa.arrays import ArrayFile, PlacedFile
+from lossd_client.qa.archives import PlacedFile
+from lossd_client.qa.arrays import ArrayFile
 from lossd_client.qa.predictions import (
     Kind,
     PredictionSource,

@@ -18,9 +18,9 @@ took, divided by the key's weight, and the key that is furthest behind goes firs
 from idling starts at the virtual time of those who are served, so that idling earns nothing and
 costs nothing. While several keys are active, a batch ends before it is predicted to take longer
 than `fair_batch_s`, or half of that beside a key that asks one thing after the other, which waits
-for a batch again and again. Jobs of other keys add at most half of what
-those of its first key take and are of the same workload, so that the time can be divided, and a key
-that is behind may overtake a batch that is being computed.
+for a batch again and again. Jobs of other keys add at most half of what those of its first key take
+and are of the same workload, so that the time can be divided, and a key that is behind may overtake
+a batch that is being computed.
 """
 
 from __future__ import annotations

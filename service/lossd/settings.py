@@ -134,8 +134,8 @@ class Settings(BaseSettings):
     once."""
     fair_batch_ms: float = Field(default=8.0, gt=0)
     """Longest batch, by prediction, while several keys are active, in milliseconds: what a request
-    of one key may have to wait for those of another; half of it beside a
-    key that asks one thing after the other."""
+    of one key may have to wait for those of another; half of it beside a key that asks one thing
+    after the other."""
     timeout_ms: float = Field(default=60_000.0, gt=0)
     """Deadline of a request that names none, and the most that one may name, in milliseconds."""
     shared_memory: Literal["off", "on"] = "off"

@@ -4,9 +4,7 @@ Nothing is unpickled. The header is read first, and a file that is shorter than 
 refused before anything is allocated.
 """
 
-import io
 import math
-import os
 import re
 import threading
 import tokenize
@@ -16,13 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
 from lossd_client._files import MappedFile
+from lossd_client.qa.archives import open_archive
 from lossd_client.qa.problems import DataError
 
 _UNREADABLE = (
@@ -51,63 +50,6 @@ _USUAL_HEADER = re.compile(
 )
 """What numpy writes for numbers, whose own reader takes ten times as long: it parses Python."""
 _BLOCK_BYTES = 1 << 20
-
-
-class PlacedFile(io.RawIOBase):
-    """A file, opened once, in which every thread has a place of its own.
-
-    `zipfile` locks what members of an archive read, but seeks from where the last of them left
-    the file: in CPython 3.12 and 3.13, a member that one thread opens while another one reads is
-    looked for at a wrong place.
-
-    Args:
-        descriptor: of the file, opened for reading; closed with this one.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        # A file that closed itself would warn where it is collected before this one.
-        self._file = io.FileIO(descriptor, closefd=False)
-        self._reading = threading.Lock()
-        self._own = threading.local()
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def tell(self) -> int:
-        """The calling thread's place, in bytes from the start."""
-        place: int = getattr(self._own, "place", 0)
-        return place
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves the calling thread's place; the new one."""
-        if whence == os.SEEK_CUR:
-            offset += self.tell()
-        elif whence == os.SEEK_END:
-            offset += os.fstat(self._descriptor).st_size
-        if offset < 0:
-            raise ValueError(f"{offset} lies before the start of the file")
-        self._own.place = offset
-        return offset
-
-    def readinto(self, buffer: Any) -> int:
-        """Reads from the calling thread's place on; how many bytes."""
-        with self._reading:
-            self._file.seek(self.tell())
-            count = self._file.readinto(buffer) or 0
-        self._own.place = self.tell() + count
-        return count
-
-    def close(self) -> None:
-        """Closes it, for all threads."""
-        if not self.closed:
-            super().close()
-            os.close(self._descriptor)
 
 
 @dataclass(frozen=True)
@@ -276,8 +218,7 @@ def members(path: Path) -> list[ArrayFile]:
         DataError: the file is no archive, or has a member twice.
     """
     try:
-        file = PlacedFile(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
-        archive = zipfile.ZipFile(cast("IO[bytes]", file))
+        archive = open_archive(path)
         names = [name for name in archive.namelist() if name.endswith(".npy")]
     except _UNREADABLE as error:
         raise DataError(str(path), f"cannot be read as an archive of arrays: {error}") from error
